@@ -1,0 +1,112 @@
+"""A document's spans -> its n best answers, and whether there is one at all.
+
+**Score**: P(span) = P_start(start) · P_end(end), each a softmax over all tokens of the document (spans.log_normaliser),
+with logits divided by the temperature T that ``evaluate`` fits (1 if none is stored):
+
+    score = exp((start_logit + end_logit) / T - log Σ_t exp(start_logit_t / T) - log Σ_t exp(end_logit_t / T))
+
+(Clark & Gardner 2018, "Simple and Effective Multi-Paragraph Reading Comprehension", shared normalisation.) Scores lie in
+[0, 1], sum to at most 1, compare across a document's windows, and for one window are the softmax product that people know.
+
+**No answer**: with the null logit of the window that owns the best span's start (SQuAD 2.0: start + end logit of the first
+token, Devlin et al. 2018),
+
+    no_answer_score = 1 / (1 + exp((best span's logit - null logit) / T))
+
+in [0, 1]; above the threshold (tuned by ``evaluate``, stored with the model) the answer is null, and ``n_best`` stays.
+
+**One candidate**: spans are compared as character ranges with surrounding white space taken off; of equal ones the best
+counts. A range never ends before combining marks that belong to its last character.
+"""
+
+import math
+import unicodedata
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+from qa_ray.spans import Span
+from qa_ray.tokens import Tokens
+
+
+class Candidate(NamedTuple):
+    """A distinct span of characters ``[start_char, stop_char)``, its logit and first token."""
+
+    start_char: int
+    stop_char: int
+    logit: float
+    start_token: int
+
+
+def trim(text: str, start_char: int, stop_char: int) -> tuple[int, int]:
+    """The range without surrounding white space, and with the combining marks that follow its last character."""
+    while start_char < stop_char and text[start_char].isspace():
+        start_char += 1
+    while start_char < stop_char and text[stop_char - 1].isspace():
+        stop_char -= 1
+    while start_char < stop_char < len(text) and unicodedata.category(text[stop_char]).startswith("M"):
+        stop_char += 1
+    return start_char, stop_char
+
+
+def candidates(spans: Iterable[Span], tokens: Tokens, text: str, n_best: int) -> list[Candidate]:
+    """The first ``n_best`` spans that differ as text ranges and are not empty, best first."""
+    found: dict[tuple[int, int], Candidate] = {}
+    for span in spans:
+        first, last = span.start_token, span.stop_token - 1
+        start_char, stop_char = trim(text, int(tokens.start_char_T[first]), int(tokens.stop_char_T[last]))
+        if start_char < stop_char and (start_char, stop_char) not in found:
+            found[start_char, stop_char] = Candidate(start_char, stop_char, span.logit, first)
+            if len(found) == n_best:
+                break
+    return list(found.values())
+
+
+def answer(
+    text: str,
+    best: list[Candidate],
+    *,
+    log_normaliser: float,
+    null_logit: float,
+    temperature: float = 1.0,
+    no_answer_threshold: float = 1.0,
+    snippet_chars: int = 160,
+) -> dict[str, Any]:
+    """The fields of records.ANSWER that the model decides.
+
+    ``log_normaliser`` is the sum of the start's and the end's, of logits already divided by the temperature;
+    ``null_logit`` is ranked as the candidates are. A document without candidates (tokens of white space only) has no answer.
+    """
+    n_best = [
+        {
+            "answer": text[candidate.start_char : candidate.stop_char],
+            "start_char": candidate.start_char,
+            "stop_char": candidate.stop_char,
+            # Rounding may lift a certain answer above 1 by an epsilon.
+            "score": min(1.0, math.exp(candidate.logit / temperature - log_normaliser)),
+        }
+        for candidate in best
+    ]
+    no_answer_score = _sigmoid((null_logit - best[0].logit) / temperature) if best else 1.0
+    if not best or no_answer_score > no_answer_threshold:
+        top = {"answer": None, "start_char": None, "stop_char": None, "score": None, "snippet": None}
+    else:
+        top = n_best[0] | {"snippet": snippet(text, best[0].start_char, best[0].stop_char, snippet_chars)}
+    return top | {"no_answer_score": no_answer_score, "n_best": n_best}
+
+
+def snippet(text: str, start_char: int, stop_char: int, snippet_chars: int) -> str:
+    """About ``snippet_chars`` of text round the answer, cut between words where there are any, with … where it was cut."""
+    margin = max(0, snippet_chars - (stop_char - start_char)) // 2
+    start, stop = max(0, start_char - margin), min(len(text), stop_char + margin)
+    before, after = text[start:start_char], text[stop_char:stop]
+    if start > 0:
+        head, space, tail = before.partition(" ")
+        before = "…" + (tail if space else head)
+    if stop < len(text):
+        head, space, tail = after.rpartition(" ")
+        after = (head if space else tail) + "…"
+    return before + text[start_char:stop_char] + after
+
+
+def _sigmoid(x: float) -> float:
+    return 1 / (1 + math.exp(-x)) if x > -700 else 0.0

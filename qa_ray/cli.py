@@ -1,0 +1,96 @@
+"""The verbs of ``qa-ray``, each ``VERB CONFIG.yaml [key=value …]``; jobs/*.py call the same functions.
+
+Exit codes: 0 done; 1 the job failed and can be started again; 2 refused, something must be mended first; 130 interrupted.
+"""
+
+import argparse
+import signal
+import sys
+from collections.abc import Callable, Sequence
+
+from rich.console import Console
+from rich.markup import escape
+
+from qa_ray.config import AnswerConfig, EvaluateConfig, PrepareConfig, read_config
+from qa_ray.errors import JobError, UserError
+
+FAILED, REFUSED, INTERRUPTED = 1, 2, 130
+
+
+def prepare(arguments: argparse.Namespace, console: Console) -> None:
+    """Sources -> documents and questions."""
+    from qa_ray.prepare import prepare as prepare_tables
+
+    config = read_config(PrepareConfig, arguments.config, arguments.settings)
+    console.print(str(prepare_tables(**config.model_dump())))
+
+
+def answer(arguments: argparse.Namespace, console: Console) -> None:
+    """Documents and questions -> answers."""
+    from qa_ray.pipeline import answer_documents, check_job
+    from qa_ray.report import show_answers, show_plan
+
+    config = read_config(AnswerConfig, arguments.config, arguments.settings)
+    if arguments.check:
+        show_plan(*check_job(config), console)
+    else:
+        show_answers(answer_documents(config), config, console)
+
+
+def evaluate(arguments: argparse.Namespace, console: Console) -> None:
+    """Answers against gold -> scores."""
+    from qa_ray.evaluate import evaluate as score
+    from qa_ray.storage import write_text
+
+    config = read_config(EvaluateConfig, arguments.config, arguments.settings)
+    evaluation = score(config.answers, config.questions, config.metric, config.by)
+    console.print(evaluation.to_table())
+    if config.output:
+        write_text(config.output, evaluation.to_json())
+        console.print(f"scores as JSON: {config.output}")
+
+
+VERBS: dict[str, Callable[[argparse.Namespace, Console], None]] = {
+    "prepare": prepare,
+    "answer": answer,
+    "evaluate": evaluate,
+}
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Runs one verb; returns the exit code."""
+    arguments = _parser().parse_args(words)
+    errors = Console(stderr=True, highlight=False, soft_wrap=True)
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        VERBS[arguments.verb](arguments, Console())
+        return 0
+    except UserError as error:
+        errors.print(f"[bold red]error:[/] {escape(str(error))}")
+        return REFUSED
+    except JobError as error:
+        errors.print(f"[bold red]failed:[/] {escape(str(error))}")
+        return FAILED
+    except KeyboardInterrupt:
+        errors.print("interrupted; documents that are done stay done: run the same command to go on")
+        return INTERRUPTED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="qa-ray", description="Extractive question answering over long documents.")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    for name, verb in VERBS.items():
+        sub = verbs.add_parser(name, help=verb.__doc__, description=verb.__doc__)
+        sub.add_argument("config", metavar="CONFIG.yaml")
+        sub.add_argument("settings", nargs="*", metavar="key=value", help="laid over the config: windows.max_tokens=4096")
+        if name == "answer":
+            sub.add_argument("--check", action="store_true", help="everything but the run: checks, and prints the plan")
+    return parser
+
+
+def _interrupt(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,184 @@
+"""One typed config per job, read from YAML and ``key=value`` words; what it does not know is an error.
+
+A value that is left out of an answer job's ``windows`` and ``answers`` is the model's own (checkpoints.ModelSettings).
+"""
+
+from collections.abc import Iterator, Sequence
+from difflib import get_close_matches
+from typing import Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
+
+from qa_ray.errors import ConfigError
+from qa_ray.records import Ranking
+from qa_ray.storage import open_filesystem
+
+
+class Section(BaseModel):
+    """Settings; unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Columns(Section):
+    """How the user's own tables name the columns."""
+
+    document_id: str = "document_id"
+    text: str = "text"
+    question_id: str = "question_id"
+    question: str = "question"
+    keep: list[str] | None = None  # document columns to pass through to the answers; all of them if left out
+
+
+class WindowSettings(Section):
+    """How documents are cut; lengths in tokens."""
+
+    max_tokens: PositiveInt | None = None
+    overlap_tokens: int | None = Field(None, ge=0)
+    max_question_tokens: PositiveInt | None = None
+    long_questions: Literal["reject", "truncate"] = "reject"
+
+
+class AnswerSettings(Section):
+    """What counts as an answer, and what is written of it."""
+
+    n_best: PositiveInt = 5
+    max_answer_tokens: PositiveInt = 30
+    ranking: Ranking | None = None
+    no_answer_threshold: float | None = Field(None, ge=0, le=1)
+    temperature: float | None = Field(None, gt=0)
+    snippet_chars: int = Field(160, ge=0)
+
+
+class RunnerSettings(Section):
+    """Where and how the model runs. Nothing here changes an answer, except dtype within its precision."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    forward: Literal["auto", "transformers"] = "auto"
+    batch_tokens: PositiveInt | None = None
+    actors: PositiveInt | tuple[PositiveInt, PositiveInt] = 1
+    cpus_per_actor: PositiveInt | None = None
+    gpus_per_actor: float | None = Field(None, gt=0)
+
+
+class Limits(Section):
+    """When to give up."""
+
+    max_rejected_fraction: float = Field(0.05, ge=0, le=1)
+
+
+class AnswerConfig(Section):
+    """``qa-ray answer``."""
+
+    documents: str
+    questions: str
+    output: str
+    model: str = "default"
+    columns: Columns = Columns()
+    windows: WindowSettings = WindowSettings()
+    answers: AnswerSettings = AnswerSettings()
+    runner: RunnerSettings = RunnerSettings()
+    limits: Limits = Limits()
+    preview: int = Field(5, ge=0)  # how many answers to print at the end
+
+
+class PrepareConfig(Section):
+    """``qa-ray prepare``."""
+
+    source: str
+    output: str
+    layout: Literal["auto", "squad", "text", "dataset"] = "auto"
+    questions: str | None = None
+    split: str | None = None
+    join: bool = False
+    columns: dict[str, str] = {}
+
+
+class EvaluateConfig(Section):
+    """``qa-ray evaluate``."""
+
+    answers: str
+    questions: str
+    metric: Literal["squad", "cmrc"] = "squad"
+    by: str | None = None
+    output: str | None = None  # where the scores go as JSON
+
+
+Config = TypeVar("Config", bound=Section)
+
+
+def read_config(kind: type[Config], path: str, words: Sequence[str] = ()) -> Config:
+    """The config in the YAML file ``path``, with ``key=value`` words (``windows.max_tokens=4096``) laid over it.
+
+    Raises:
+        ConfigError: no such file, no YAML, an unknown key, a missing one, a wrong value.
+    """
+    values = _read_yaml(path)
+    for word in words:
+        key, equals, text = word.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"{word!r}: not a setting; write key=value, for example windows.max_tokens=4096")
+        _lay_over(values, key, _parse(word, text))
+    return check_config(kind, values, path)
+
+
+def check_config(kind: type[Config], values: dict[str, Any], place: str) -> Config:
+    """``values`` as a checked config; ``place`` is named in errors."""
+    try:
+        return kind(**values)
+    except ValidationError as error:
+        raise ConfigError(f"{place}: " + "; ".join(_explain(kind, fault) for fault in error.errors()[:3])) from error
+
+
+def _read_yaml(path: str) -> dict[str, Any]:
+    try:
+        filesystem, inside = open_filesystem(path)
+        values = yaml.safe_load(filesystem.read_text(inside, encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError(f"config {path!r}: no such file; the repository's configs/ has examples") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"config {path!r}: cannot be read ({error}); give a YAML file") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"config {path!r}: not YAML ({error}); mend that line") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"config {path!r}: holds {type(values).__name__}, not 'key: value' lines")
+    return values
+
+
+def _parse(word: str, text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{word!r}: the value is not YAML; quote it") from error
+
+
+def _lay_over(values: dict[str, Any], key: str, value: Any) -> None:
+    *sections, last = key.split(".")
+    for section in sections:
+        inner = values.setdefault(section, {})
+        if not isinstance(inner, dict):
+            raise ConfigError(f"{key}: {section!r} is a value ({inner!r}), not a section with settings of its own")
+        values = inner
+    values[last] = value
+
+
+def _explain(kind: type[Section], fault: Any) -> str:
+    key = ".".join(str(part) for part in fault["loc"])
+    if fault["type"] == "extra_forbidden":
+        known = list(_keys(kind))
+        close = get_close_matches(key, known, n=1) or [k for k in known if k.split(".")[-1] == key.split(".")[-1]][:1]
+        return f"unknown setting {key!r}; " + (f"did you mean {close[0]!r}?" if close else f"known are {', '.join(known)}")
+    if fault["type"] == "missing":
+        return f"the setting {key!r} is missing; add it to the file or as {key}=…"
+    return f"{key}: {fault['msg']}, not {fault['input']!r}"
+
+
+def _keys(kind: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    for name, field in kind.model_fields.items():
+        inner = field.annotation
+        if isinstance(inner, type) and issubclass(inner, Section):
+            yield from _keys(inner, f"{prefix}{name}.")
+        else:
+            yield prefix + name

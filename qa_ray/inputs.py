@@ -1,0 +1,220 @@
+"""Paths -> checked tables of documents and questions: files, columns, types, ids, fingerprints.
+
+Everything that can be known before the run without reading a document's text is checked here, on the driver.
+"""
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from qa_ray.documents import Questions
+from qa_ray.errors import InputError
+from qa_ray.records import ANSWERS
+from qa_ray.storage import open_filesystem, open_parquet, parquet_files
+
+LISTING_THREADS = 16  # footers of thousands of files are read side by side
+
+
+@dataclass(frozen=True)
+class Documents:
+    """A table of documents that passed the checks."""
+
+    uri: str
+    paths: tuple[str, ...]
+    id_column: str
+    text_column: str
+    passed_through: tuple[str, ...]
+    schema: pa.Schema
+    num_documents: int
+    text_bytes: int  # uncompressed, as the files' footers say
+    fingerprint: str  # sha256 over the files' names, sizes and footers
+
+
+@dataclass(frozen=True)
+class _Footer:
+    path: str
+    schema: pa.Schema
+    metadata: pq.FileMetaData
+    fingerprint: str
+
+
+def open_documents(uri: str, columns: Mapping[str, str], keep: Sequence[str] | None = None) -> Documents:
+    """The documents at ``uri``; ``columns`` maps ``document_id`` and ``text`` to the table's own names.
+
+    ``keep`` names the other columns to pass through to the answers; None passes all of them.
+
+    Raises:
+        InputError: no such path, no Parquet, a column missing or of a wrong type, null or duplicate ids, no rows.
+    """
+    footers = _footers(uri, "documents")
+    schema = _common_schema(footers, "documents")
+    id_column, text_column = columns["document_id"], columns["text"]
+    for name, column in (("document_id", id_column), ("text", text_column)):
+        _check_column(schema, name, column, "documents")
+    others = [name for name in schema.names if name not in (id_column, text_column)]
+    for name in keep or ():
+        _check_column(schema, None, name, "documents")
+    passed_through = [name for name in others if keep is None or name in keep]
+    if taken := [name for name in passed_through if name in {*ANSWERS.names, "answers", "rejects", "num_tokens"}]:
+        raise InputError(
+            f"documents: the column {taken[0]!r} would collide with the answers' own; "
+            f"rename it, or name the columns to pass through with columns.keep=[…]"
+        )
+    num_documents = sum(footer.metadata.num_rows for footer in footers)
+    if not num_documents:
+        raise InputError(f"documents: {uri!r} has {len(footers)} Parquet files and no row; nothing to answer")
+    _check_document_ids(uri, footers, id_column)
+    return Documents(
+        uri=uri,
+        paths=tuple(footer.path for footer in footers),
+        id_column=id_column,
+        text_column=text_column,
+        passed_through=tuple(passed_through),
+        schema=schema,
+        num_documents=num_documents,
+        text_bytes=sum(_column_bytes(footer, text_column) for footer in footers),
+        fingerprint=_fingerprint(footers),
+    )
+
+
+def open_questions(uri: str, columns: Mapping[str, str]) -> tuple[Questions, str]:
+    """The questions at ``uri``, and a fingerprint of their files.
+
+    Without a ``document_id`` column every question is asked of every document.
+
+    Raises:
+        InputError: as open_documents; and duplicate ids within a document, or a bad text in a question to all.
+    """
+    footers = _footers(uri, "questions")
+    schema = _common_schema(footers, "questions")
+    names = {"question_id": columns["question_id"], "question": columns["question"]}
+    if columns["document_id"] in schema.names:
+        names["document_id"] = columns["document_id"]
+    for name, column in names.items():
+        _check_column(schema, name, column, "questions")
+    filesystem, _ = open_filesystem(uri)
+    tables = [
+        open_parquet(filesystem, footer.path, "questions").read(columns=list(names.values())) for footer in footers
+    ]
+    table = pa.concat_tables(tables, promote_options="permissive")
+    if not table.num_rows:
+        raise InputError(f"questions: {uri!r} has {len(footers)} Parquet files and no row; nothing to ask")
+    if nulls := table[names["question_id"]].null_count:
+        raise InputError(f"questions: {nulls} rows of {uri!r} have null as {names['question_id']!r}; give every question an id")
+    strings = {name: _strings(table[column], name, uri) for name, column in names.items()}
+    strings.setdefault("document_id", pa.nulls(table.num_rows, pa.string()))
+    return Questions(pa.table(strings).select(["document_id", "question_id", "question"])), _fingerprint(footers)
+
+
+def _strings(column: pa.ChunkedArray, name: str, uri: str) -> pa.ChunkedArray:
+    strings = column.cast(pa.string())
+    try:
+        strings.validate(full=True)
+    except pa.ArrowInvalid as error:
+        raise InputError(f"questions: {name!r} in {uri!r} is not valid UTF-8 ({error}); write the file again") from error
+    return strings
+
+
+def iterate_columns(documents: Documents, columns: Sequence[str], batch_rows: int = 4096) -> Iterator[pa.RecordBatch]:
+    """The documents' columns, batch by batch, in the order of the files."""
+    filesystem, _ = open_filesystem(documents.uri)
+    for path in documents.paths:
+        yield from open_parquet(filesystem, path, "documents").iter_batches(batch_rows, columns=list(columns))
+
+
+def _footers(uri: str, what: str) -> list[_Footer]:
+    filesystem, _ = open_filesystem(uri)
+
+    def footer(path: str) -> _Footer:
+        file = open_parquet(filesystem, path, what)
+        digest = hashlib.sha256(path.rsplit("/", 1)[-1].encode())
+        digest.update(str(filesystem.size(path)).encode())
+        # Names, sizes, offsets and statistics of all column chunks: what the data is, wherever and whenever it was copied.
+        digest.update(repr(file.metadata.to_dict()).encode())
+        return _Footer(path, file.schema_arrow, file.metadata, digest.hexdigest())
+
+    paths = parquet_files(uri, what)
+    with ThreadPoolExecutor(LISTING_THREADS) as pool:
+        return list(pool.map(footer, paths))
+
+
+def _fingerprint(footers: list[_Footer]) -> str:
+    return hashlib.sha256("".join(footer.fingerprint for footer in footers).encode()).hexdigest()
+
+
+def _common_schema(footers: list[_Footer], what: str) -> pa.Schema:
+    first = footers[0]
+    for footer in footers[1:]:
+        if footer.schema.names != first.schema.names:
+            difference = sorted(set(footer.schema.names) ^ set(first.schema.names)) or "their order"
+            raise InputError(
+                f"{what}: {footer.path!r} and {first.path!r} have different columns ({difference}); "
+                "write them with one schema or give only one of them"
+            )
+    return first.schema.remove_metadata()
+
+
+def _check_column(schema: pa.Schema, name: str | None, column: str, what: str) -> None:
+    if column not in schema.names:
+        close = get_close_matches(column, schema.names, n=1)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        remedy = f"name the right one with columns.{name}=…" if name else "leave it out of columns.keep"
+        raise InputError(f"{what}: no column {column!r}; there are {', '.join(schema.names)}; {hint}{remedy}")
+    kind = schema.field(column).type
+    integer_id = name in ("document_id", "question_id") and pa.types.is_integer(kind)
+    if name and not (integer_id or _is_string(kind)):
+        allowed = "string or integer" if name.endswith("_id") else "string"
+        raise InputError(f"{what}: the column {column!r} has type {kind}, not {allowed}; cast it before or name another column")
+
+
+def _is_string(kind: pa.DataType) -> bool:
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+
+
+def _column_bytes(footer: _Footer, column: str) -> int:
+    groups = (footer.metadata.row_group(i) for i in range(footer.metadata.num_row_groups))
+    chunks = (group.column(i) for group in groups for i in range(group.num_columns))
+    return sum(chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema == column)
+
+
+def _check_document_ids(uri: str, footers: list[_Footer], column: str) -> None:
+    """Ids must be there and unique: eight bytes of hash each decide, and only suspects are looked at again."""
+    hashes = np.sort(np.concatenate([hashes for _, _, hashes in _id_hashes(uri, footers, column)]))
+    suspects = set(hashes[1:][hashes[1:] == hashes[:-1]].tolist())
+    if not suspects:
+        return
+    seen: dict[Any, str] = {}
+    for place, ids, hash_of in _id_hashes(uri, footers, column):
+        for row in np.flatnonzero(np.isin(hash_of, list(suspects))).tolist():
+            if ids[row] in seen:
+                raise InputError(
+                    f"documents: document_id {ids[row]!r} occurs twice, in {seen[ids[row]]} and in {place}; "
+                    "ids must be unique: drop or rename one of them"
+                )
+            seen[ids[row]] = place
+
+
+def _id_hashes(uri: str, footers: list[_Footer], column: str) -> Iterator[tuple[str, Any, np.ndarray]]:
+    filesystem, _ = open_filesystem(uri)
+    for footer in footers:
+        file = open_parquet(filesystem, footer.path, "documents")
+        for batch in file.iter_batches(65_536, columns=[column]):
+            if nulls := batch[column].null_count:
+                raise InputError(
+                    f"documents: {nulls} rows of {footer.path!r} have null as {column!r}; give every document an id"
+                )
+            try:
+                ids = batch[column].to_numpy(zero_copy_only=False)
+                yield repr(footer.path), ids, pd.util.hash_array(ids, categorize=False)
+            except UnicodeDecodeError as error:
+                raise InputError(
+                    f"documents: {column!r} in {footer.path!r} is not valid UTF-8 ({error}); mend the ids"
+                ) from error

@@ -1,0 +1,179 @@
+"""The answer job, as a table of contents: plan, claim, run on Ray Data, commit.
+
+One row in, one row out, keyed by the document, and no shuffle: so Ray's own checkpointing resumes a killed run exactly once.
+
+    read_parquet          the documents' id, text and passed-through columns
+    repartition           blocks of some hundred windows' worth of documents
+    tokenise_documents    CPU: attach each document's questions, check, tokenise once        documents, tokens
+    AnswerDocuments       actors with the model          windows, logits, spans, answers
+    write_parquet         parts, one row a document; their ids go into the checkpoint        outputs
+"""
+
+import errno
+import resource
+import time
+from dataclasses import asdict
+from typing import Any
+
+import ray
+import ray.data
+from ray.data import ActorPoolStrategy, DataContext
+from ray.data.checkpoint import CheckpointConfig
+from ray.exceptions import RayError
+
+from qa_ray.config import AnswerConfig
+from qa_ray.errors import JobError, OutputError, QaRayError
+from qa_ray.outputs import Output, check_writable, claim, commit, look
+from qa_ray.plan import Plan, make_plan
+from qa_ray.progress import LOG, log_to, shown
+from qa_ray.resources import Resources, find_resources, ray_started
+from qa_ray.storage import is_local, join, open_filesystem
+from qa_ray.workers import ActorSettings, AnswerDocuments, Progress, TokeniseSettings, tokenise_documents
+
+
+def answer_documents(config: AnswerConfig) -> dict[str, Any]:
+    """Runs the whole answer job, or what is left of it; returns the manifest.
+
+    Raises:
+        UserError: something in config, input, model or output must be mended first.
+        JobError: the run failed or its counts do not add up; start it again to resume.
+    """
+    plan = make_plan(config)
+    output = claim(plan.output, plan.identity)
+    if output.finished:
+        return output.manifest()
+    if is_local(plan.output):
+        log_to(join(plan.output, "run.log"))
+    started = time.time()
+    with ray_started():
+        resources = find_resources(config)
+        facts = run(plan, output, resources)
+    return commit(
+        output,
+        questions=plan.questions,
+        num_documents=plan.documents.num_documents,
+        id_column=plan.documents.id_column,
+        max_rejected_fraction=config.limits.max_rejected_fraction,
+        facts=facts | {"seconds": round(time.time() - started, 1), "resources": asdict(resources)},
+    )
+
+
+def check_job(config: AnswerConfig) -> tuple[Plan, Output, Resources]:
+    """Everything but the run: what it would do, where, and with what; nothing is left behind."""
+    plan = make_plan(config)
+    output = look(plan.output, plan.identity)
+    check_writable(plan.output)
+    with ray_started():
+        return plan, output, find_resources(config)
+
+
+def run(plan: Plan, output: Output, resources: Resources) -> dict[str, Any]:
+    """Answers all documents that have no part yet; returns what was measured."""
+    progress = ray.remote(num_cpus=0)(Progress).remote()
+    dataset = (
+        read_documents(plan, output)
+        .repartition(target_num_rows_per_block=plan.rows_per_block(resources.device, resources.max_actors))
+        .map_batches(
+            tokenise_documents,
+            batch_format="pyarrow",
+            batch_size=None,
+            fn_kwargs={"settings": tokenise_settings(plan)},
+        )
+        .map_batches(
+            AnswerDocuments,
+            batch_format="pyarrow",
+            batch_size=None,
+            compute=ActorPoolStrategy(min_size=resources.min_actors, max_size=resources.max_actors),
+            num_cpus=resources.cpus_per_actor,
+            num_gpus=resources.gpus_per_actor,
+            fn_constructor_kwargs={"settings": actor_settings(plan, resources), "progress": progress},
+        )
+    )
+    LOG.info("answering %d questions in about %d windows", plan.num_pairs, plan.num_windows)
+    poll = progress.counts.remote
+    with shown(lambda: ray.get(poll()), plan.documents.num_documents, plan.num_windows), _explained(output):
+        dataset.write_parquet(output.parts)
+    counts = ray.get(poll())
+    driver_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return {
+        "windows_this_run": counts.windows,
+        "peak_memory_mb": {"driver": driver_bytes // 2**20, "actor": counts.peak_actor_bytes // 2**20},
+    }
+
+
+def read_documents(plan: Plan, output: Output) -> ray.data.Dataset:
+    """The documents that the checkpoint does not hold yet."""
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    context.checkpoint_config = CheckpointConfig(
+        plan.documents.id_column, output.checkpoint, delete_checkpoint_on_success=False
+    )
+    filesystem, _ = open_filesystem(plan.documents.uri)
+    return ray.data.read_parquet(
+        list(plan.documents.paths),
+        columns=[plan.documents.id_column, plan.documents.text_column, *plan.documents.passed_through],
+        filesystem=None if is_local(plan.documents.uri) else filesystem,
+    )
+
+
+def tokenise_settings(plan: Plan) -> TokeniseSettings:
+    """The plan's part for the CPU workers."""
+    return TokeniseSettings(
+        model=plan.model,
+        questions=ray.put(plan.questions),
+        id_column=plan.documents.id_column,
+        text_column=plan.documents.text_column,
+        max_question_tokens=plan.settings.max_question_tokens,
+        long_questions=plan.config.windows.long_questions,
+    )
+
+
+def actor_settings(plan: Plan, resources: Resources) -> ActorSettings:
+    """The plan's part for the actors."""
+    runner = plan.config.runner
+    return ActorSettings(
+        model=plan.model,
+        model_fingerprint=plan.checkpoint.fingerprint,
+        reading=plan.settings,
+        device=resources.device,
+        dtype=runner.dtype,
+        forward=runner.forward,
+        batch_tokens=runner.batch_tokens,
+        num_threads=resources.cpus_per_actor,
+    )
+
+
+class _explained:
+    """``with _explained(output):`` tells what made Ray fail in our own words."""
+
+    def __init__(self, output: Output):
+        self._output = output
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if not isinstance(error, (RayError, OSError)):
+            return
+        for cause in _causes(error):
+            if isinstance(cause, QaRayError):
+                raise cause
+            if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EROFS, errno.EDQUOT):
+                raise OutputError(
+                    f"output: cannot write {self._output.uri!r}: {cause.strerror or cause}; make room and start again: "
+                    "documents that are done stay done"
+                ) from error
+        lines = [line for line in str(error).splitlines() if line.strip()]
+        raise JobError(
+            f"the run failed: {lines[-1] if lines else type(error).__name__}; documents that are done stay done: "
+            "mend the cause and start again"
+        ) from error
+
+
+def _causes(error: BaseException | None) -> list[BaseException]:
+    """The chain of causes, Ray's own wrapping included."""
+    chain: list[BaseException] = []
+    while error is not None and error not in chain:
+        chain.append(error)
+        error = getattr(error, "cause", None) or error.__cause__ or error.__context__
+    return chain

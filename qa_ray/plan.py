@@ -1,0 +1,156 @@
+"""What a run will be: everything checked and counted before a model is loaded or a GPU asked for."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from rich.table import Table
+
+from qa_ray.checkpoints import Checkpoint, open_checkpoint
+from qa_ray.config import AnswerConfig
+from qa_ray.documents import Questions, check
+from qa_ray.inputs import Documents, iterate_columns, open_documents, open_questions
+from qa_ray.reader import ReadingSettings, settle
+from qa_ray.storage import full_uri, is_local
+from qa_ray.tokens import Layout, Tokeniser
+from qa_ray.windows import windows
+
+SAMPLE_DOCUMENTS = 64
+SAMPLE_CHARS = 4_000_000  # about four seconds of tokenising
+# A block is the unit that is lost when a worker dies, and that keeps an actor busy: seconds to a minute of work.
+BLOCK_WINDOWS = {"cpu": 512, "cuda": 8_192}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A checked job, ready to run."""
+
+    config: AnswerConfig
+    model: str
+    output: str
+    documents: Documents
+    questions: Questions
+    checkpoint: Checkpoint
+    settings: ReadingSettings
+    identity: dict[str, Any]
+    num_pairs: int  # answers and rejects that must come out
+    num_tokens: int  # of documents; estimated from a sample, like the windows
+    num_windows: int
+
+    def rows_per_block(self, device: str, num_actors: int) -> int:
+        """Documents a block, so that blocks are about BLOCK_WINDOWS and every actor gets several."""
+        windows_per_document = max(self.num_windows / self.documents.num_documents, 1e-6)
+        by_windows = BLOCK_WINDOWS[device] / windows_per_document
+        by_actors = self.documents.num_documents / (4 * num_actors)
+        return max(1, int(min(by_windows, by_actors, 4096)))
+
+    def to_table(self) -> Table:
+        """The plan for a person to read."""
+        table = Table(title="Plan", show_header=False, title_justify="left")
+        documents, settings = self.documents, self.settings
+        rows = {
+            "documents": f"{documents.num_documents:,} in {len(documents.paths):,} files, {documents.text_bytes / 1e6:,.1f} MB of text",
+            "questions": f"{self.questions.num_bound:,} bound to a document, {len(self.questions.to_all):,} asked of all: "
+            f"{self.num_pairs:,} answers",
+            "model": f"{self.checkpoint.name} ({self.checkpoint.fingerprint[:12]})",
+            "windows": f"about {self.num_windows:,} of at most {settings.max_tokens:,} tokens, overlap {settings.overlap_tokens}",
+            "output": self.output,
+        }
+        for name, value in rows.items():
+            table.add_row(name, value)
+        return table
+
+
+def make_plan(config: AnswerConfig) -> Plan:
+    """Checks config, model, documents and questions, and estimates the work.
+
+    Raises:
+        UserError: the first thing that is wrong, with its remedy.
+    """
+    model = config.model if config.model == "default" or not is_local(config.model) else _folder_or_hub(config.model)
+    checkpoint = open_checkpoint(model)
+    tokeniser = Tokeniser(checkpoint.folder)
+    layout = tokeniser.layout()
+    settings = settle(
+        checkpoint,
+        layout,
+        tokeniser.model_max_tokens,
+        **config.windows.model_dump(exclude={"long_questions"}),
+        **config.answers.model_dump(),
+    )
+    columns = config.columns.model_dump()
+    documents = open_documents(full_uri(config.documents), columns, config.columns.keep)
+    questions, questions_fingerprint = open_questions(full_uri(config.questions), columns)
+    num_tokens, num_windows = _estimate(documents, questions, tokeniser, layout, settings)
+    identity = {
+        "documents": documents.fingerprint,
+        "questions": questions_fingerprint,
+        "model": checkpoint.fingerprint,
+        "qa_ray": version("qa-ray"),
+        **{f"columns.{name}": value for name, value in columns.items()},
+        **{_setting_name(config, name): value for name, value in asdict(settings).items()},
+        "windows.long_questions": config.windows.long_questions,
+        "runner.dtype": config.runner.dtype,
+        "runner.forward": config.runner.forward,
+    }
+    return Plan(
+        config=config,
+        model=model,
+        output=full_uri(config.output),
+        documents=documents,
+        questions=questions,
+        checkpoint=checkpoint,
+        settings=settings,
+        identity=json.loads(json.dumps(identity)),
+        num_pairs=questions.num_bound + len(questions.to_all) * documents.num_documents,
+        num_tokens=num_tokens,
+        num_windows=num_windows,
+    )
+
+
+def _folder_or_hub(model: str) -> str:
+    """Folders as absolute paths, because workers start elsewhere; a hub id stays what it is."""
+    return full_uri(model) if Path(model).expanduser().is_dir() else model
+
+
+def _setting_name(config: AnswerConfig, name: str) -> str:
+    return f"windows.{name}" if name in type(config.windows).model_fields else f"answers.{name}"
+
+
+def _estimate(
+    documents: Documents, questions: Questions, tokeniser: Tokeniser, layout: Layout, settings: ReadingSettings
+) -> tuple[int, int]:
+    """Tokens and windows of the whole job, from a sample's per byte of text."""
+    sampled_bytes = num_tokens = num_windows = 0
+    for document_id, text in _sample(documents):
+        checked = check(document_id, text, questions.of(document_id))
+        document = tokeniser(checked.text) if checked.text else ()
+        sampled_bytes += len(text.as_buffer() or b"")
+        num_tokens += len(document)
+        for question in checked.questions[:100] if len(document) else ():
+            length = min(len(tokeniser.question(question.question or "")), settings.max_question_tokens)
+            room = settings.max_tokens - layout.num_special_tokens - length
+            share = max(1.0, len(checked.questions) / 100)
+            num_windows += share * len(windows(len(document), room, settings.overlap_tokens))
+    scale = documents.text_bytes / sampled_bytes if sampled_bytes else 0.0
+    return round(num_tokens * scale), round(num_windows * scale)
+
+
+def _sample(documents: Documents) -> Iterator[tuple[str, pa.Scalar]]:
+    """Some documents from stretches all over the table."""
+    columns = [documents.id_column, documents.text_column]
+    every = max(1, documents.num_documents // SAMPLE_DOCUMENTS)
+    chars = row = 0
+    for batch in iterate_columns(documents, columns, batch_rows=64):
+        first = -row % every
+        for index in range(first, batch.num_rows, every):
+            text = batch[documents.text_column][index]
+            chars += len(text.as_buffer() or b"") if text.is_valid else 0
+            yield str(batch[documents.id_column][index].as_py()), text
+            if chars > SAMPLE_CHARS:
+                return
+        row += batch.num_rows

@@ -1,0 +1,100 @@
+"""How far the run is: a bar on a terminal, a line now and then elsewhere, and lines in a log file."""
+
+import logging
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+LOG = logging.getLogger("qa_ray")
+POLL_SECONDS = 0.5
+LINE_SECONDS = 10
+
+
+@dataclass
+class Counts:
+    """What the actors have done so far in this run, and the largest memory one of them ever held."""
+
+    documents: int = 0
+    windows: int = 0
+    rejects: int = 0
+    peak_actor_bytes: int = 0
+
+
+def describe(counts: Counts, num_documents: int, num_windows: int, seconds: float) -> str:
+    """One line: documents, windows per second, time left (from the plan's windows)."""
+    rate = counts.windows / seconds if seconds else 0.0
+    return (
+        f"{counts.documents}/{num_documents} documents, {counts.windows} windows, {rate:.1f} windows/s, "
+        f"{counts.rejects} rejects, {time_left(counts, num_windows, rate)} left"
+    )
+
+
+def time_left(counts: Counts, num_windows: int, rate: float) -> str:
+    """Hours, minutes and seconds to go, or ? while nothing is known."""
+    if not counts.windows or not rate:
+        return "?"
+    seconds = int(max(0, num_windows - counts.windows) / rate)
+    return f"{seconds // 3600}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"
+
+
+@contextmanager
+def shown(poll: Callable[[], Counts], num_documents: int, num_windows: int) -> Iterator[None]:
+    """While the block runs, shows what ``poll`` says; ``num_windows`` is the plan's estimate of what is to be done."""
+    ended = threading.Event()
+    thread = threading.Thread(target=_show, args=(poll, num_documents, num_windows, ended), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join(timeout=5)
+
+
+def _show(poll: Callable[[], Counts], num_documents: int, num_windows: int, ended: threading.Event) -> None:
+    console = Console(stderr=True)
+    first_window_at = last_line_at = time.monotonic()
+    with Progress(
+        TextColumn("answering"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("documents · {task.fields[rate]} windows/s · {task.fields[left]} left ·"),
+        TimeElapsedColumn(),
+        console=console,
+        disable=not console.is_terminal,
+    ) as bar:
+        task = bar.add_task("", total=num_documents, rate="0.0", left="?")
+        while True:
+            last_round = ended.wait(POLL_SECONDS)
+            counts = poll()
+            now = time.monotonic()
+            if not counts.windows:
+                first_window_at = now - POLL_SECONDS  # models take a while to load: the rate counts from the first window
+            seconds = now - first_window_at
+            rate = counts.windows / seconds
+            bar.update(task, completed=counts.documents, rate=f"{rate:.1f}", left=time_left(counts, num_windows, rate))
+            if last_round or now - last_line_at >= LINE_SECONDS:
+                LOG.info(describe(counts, num_documents, num_windows, seconds))
+                last_line_at = now
+            if last_round:
+                return
+
+
+def log_to(path: str | None) -> None:
+    """Sends qa-ray's log lines to the file ``path`` (appended), and to stderr where that is no terminal."""
+    LOG.setLevel(logging.INFO)
+    LOG.propagate = False
+    for handler in list(LOG.handlers):
+        LOG.removeHandler(handler)
+        handler.close()
+    handlers: list[logging.Handler] = [] if sys.stderr.isatty() else [logging.StreamHandler()]
+    if path:
+        handlers.append(logging.FileHandler(path, encoding="utf-8"))
+    for handler in handlers:
+        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+        LOG.addHandler(handler)

@@ -1,0 +1,259 @@
+"""The answer path on one machine, without Ray: tokens -> windows -> logits -> spans -> answers.
+
+``Reader`` is the Python interface, and the same object answers each block of documents inside a Ray actor.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from qa_ray.answers import Candidate, answer, candidates
+from qa_ray.checkpoints import Checkpoint, open_checkpoint
+from qa_ray.documents import FAULTS, text_fault
+from qa_ray.errors import ConfigError, InputError
+from qa_ray.logits import DocumentLogits, Forward, Model, Pair, logits
+from qa_ray.records import Ranking
+from qa_ray.spans import log_normaliser, rank_logits, spans
+from qa_ray.tokens import Layout, Tokeniser, Tokens
+from qa_ray.windows import windows
+
+# Logits of this many (token, question) pairs are held at a time: 8 bytes each, 64 MB, however long the document.
+MAX_HELD_TOKENS = 8_000_000
+# Enough for full speed; more would only hold more memory (CPU) or pad more (GPU).
+BATCH_TOKENS = {"cpu": 4_096, "cuda": 65_536}
+
+
+@dataclass(frozen=True)
+class ReadingSettings:
+    """Everything that decides an answer besides the model, with no default left open. Lengths in tokens."""
+
+    max_tokens: int
+    overlap_tokens: int
+    max_question_tokens: int
+    ranking: Ranking
+    no_answer_threshold: float
+    temperature: float
+    max_answer_tokens: int = 30
+    n_best: int = 5
+    snippet_chars: int = 160
+
+
+class ReadableDocument(NamedTuple):
+    """A document as the reader wants it: text, its tokens, and the token ids of each question."""
+
+    text: str
+    tokens: Tokens
+    questions: list[np.ndarray]
+
+
+def settle(checkpoint: Checkpoint, layout: Layout, model_max_tokens: int, **given: Any) -> ReadingSettings:
+    """The settings given, and the model's own where one is None, checked against each other and the model.
+
+    Raises:
+        ConfigError: windows longer than the model reads, or an overlap that leaves a window no step.
+    """
+    own = {name: getattr(checkpoint.settings, name) for name in type(checkpoint.settings).model_fields}
+    settings = ReadingSettings(**own | {name: value for name, value in given.items() if value is not None})
+    longest = min(checkpoint.max_positions, model_max_tokens)
+    if settings.max_tokens > longest:
+        raise ConfigError(
+            f"windows.max_tokens={settings.max_tokens}: model {checkpoint.name!r} reads at most {longest} tokens; "
+            f"set windows.max_tokens={longest} or less"
+        )
+    room = settings.max_tokens - layout.num_special_tokens - settings.max_question_tokens
+    if room < 1 or settings.overlap_tokens >= room:
+        raise ConfigError(
+            f"windows.overlap_tokens={settings.overlap_tokens} does not fit: windows of {settings.max_tokens} tokens less "
+            f"{layout.num_special_tokens} special ones less windows.max_question_tokens={settings.max_question_tokens} leave "
+            f"{room} for the document, and the overlap must be smaller; take longer windows or a smaller overlap"
+        )
+    return settings
+
+
+def find_device(device: str) -> str:
+    """``cuda`` or ``cpu``; ``auto`` takes the GPU if there is one."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("runner.device=cuda: no GPU can be seen from here; set runner.device=cpu")
+    return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+
+
+class Reader:
+    """Answers questions out of documents of any length.
+
+    ``model`` is ``default``, a folder, a URI or a hub id; what is left None is the model's own (ReadingSettings).
+
+        >>> qa_ray.Reader("default").answer("Who built it?", "The lighthouse was built by Ada Vane in 1871.")
+        {'score': 0.98…, 'start': 28, 'end': 36, 'answer': 'Ada Vane'}
+    """
+
+    def __init__(
+        self,
+        model: str = "default",
+        *,
+        device: str = "auto",
+        dtype: str = "float32",
+        forward: Forward = "auto",
+        batch_tokens: int | None = None,
+        max_tokens: int | None = None,
+        overlap_tokens: int | None = None,
+        max_question_tokens: int | None = None,
+        max_answer_tokens: int | None = None,
+        ranking: Ranking | None = None,
+        no_answer_threshold: float | None = None,
+        temperature: float | None = None,
+    ):
+        checkpoint = open_checkpoint(model)
+        self.tokeniser = Tokeniser(checkpoint.folder)
+        self._layout = self.tokeniser.layout()
+        self.settings = settle(
+            checkpoint,
+            self._layout,
+            self.tokeniser.model_max_tokens,
+            max_tokens=max_tokens,
+            overlap_tokens=overlap_tokens,
+            max_question_tokens=max_question_tokens,
+            max_answer_tokens=max_answer_tokens,
+            ranking=ranking,
+            no_answer_threshold=no_answer_threshold,
+            temperature=temperature,
+        )
+        device = find_device(device)
+        self._model = Model(checkpoint.folder, device=device, dtype=dtype, forward=forward)
+        self._batch_tokens = batch_tokens or BATCH_TOKENS[device]
+
+    def answer(self, question: str | Sequence[str], document: str | Sequence[str], top_k: int = 1) -> Any:
+        """The best answer as ``{"score", "start", "end", "answer"}``; with ``top_k`` > 1 a list of them, best first.
+
+        Lists of questions and documents (one of them may be a single string) give a list of results, one a pair. No
+        answer is ``{"answer": "", "start": 0, "end": 0}`` with the no-answer score. This is what transformers'
+        ``pipeline("question-answering")`` gave; scores are those of answers.answer.
+
+        Raises:
+            InputError: an empty or too long question, an empty document, lists of different lengths.
+        """
+        questions = [question] if isinstance(question, str) else list(question)
+        documents = [document] if isinstance(document, str) else list(document)
+        if len(questions) != len(documents) and 1 not in (len(questions), len(documents)):
+            raise InputError(
+                f"{len(questions)} questions and {len(documents)} documents: give as many of one as of the other, or a single one"
+            )
+        num_pairs = max(len(questions), len(documents)) if questions and documents else 0
+        questions, documents = (texts * num_pairs if len(texts) == 1 else texts for texts in (questions, documents))
+        tokens = {text: self._tokens(text) for text in dict.fromkeys(documents)}
+        readable = [
+            ReadableDocument(text, tokens[text], [self._question(asked)])
+            for asked, text in zip(questions, documents, strict=True)
+        ]
+        settings = replace(self.settings, n_best=top_k)
+        results = [_as_pipeline(found, top_k) for (found,) in self.read(readable, settings)]
+        return results[0] if isinstance(question, str) and isinstance(document, str) else results
+
+    def read(self, documents: Sequence[ReadableDocument], settings: ReadingSettings | None = None) -> list[list[dict[str, Any]]]:
+        """For each document, for each of its questions, the fields of records.ANSWER that the model decides."""
+        settings = settings or self.settings
+        results: list[list[dict[str, Any]]] = [[] for _ in documents]
+        for group in _groups(documents):
+            pairs = [self._pair(documents[d], question, settings) for d, question in group]
+            found = logits(self._model, self._layout, pairs, self._batch_tokens)
+            for (d, _), pair, pair_logits in zip(group, pairs, found, strict=True):
+                fields = _answer_pair(documents[d], pair, pair_logits, settings)
+                results[d].append(fields | {"num_windows": len(pair.windows)})
+        return results
+
+    def _pair(self, document: ReadableDocument, question: np.ndarray, settings: ReadingSettings) -> Pair:
+        room = settings.max_tokens - self._layout.num_special_tokens - len(question)
+        return Pair(document.tokens.ids_T, question, windows(len(document.tokens), room, settings.overlap_tokens))
+
+    def _tokens(self, text: str) -> Tokens:
+        _check_text("document", text)
+        if not len(tokens := self.tokeniser(text)):
+            raise InputError(f"document {text[:40]!r} has no token the model knows of; give it some text")
+        return tokens
+
+    def _question(self, text: str) -> np.ndarray:
+        _check_text("question", text)
+        ids = self.tokeniser.question(text)
+        if len(ids) > self.settings.max_question_tokens:
+            raise InputError(
+                f"question {text[:40]!r}… has {len(ids)} tokens, more than max_question_tokens="
+                f"{self.settings.max_question_tokens}; shorten it or raise that setting"
+            )
+        return ids
+
+
+def _check_text(what: str, text: str) -> None:
+    if not isinstance(text, str):
+        raise InputError(f"{what} {text!r} is {type(text).__name__}, not str")
+    if fault := text_fault(text):
+        raise InputError(f"the {what} has {FAULTS[fault]}; give it some words")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"the {what} has a lone surrogate at character {error.start}; decode its source with the right encoding"
+        ) from error
+
+
+def _groups(documents: Sequence[ReadableDocument]) -> Iterator[list[tuple[int, np.ndarray]]]:
+    """(document, question) pairs in order, cut into groups whose logits fit in memory."""
+    group: list[tuple[int, np.ndarray]] = []
+    held_tokens = 0
+    for d, document in enumerate(documents):
+        for question in document.questions:
+            if group and held_tokens + len(document.tokens) > MAX_HELD_TOKENS:
+                yield group
+                group, held_tokens = [], 0
+            group.append((d, question))
+            held_tokens += len(document.tokens)
+    if group:
+        yield group
+
+
+def _answer_pair(
+    document: ReadableDocument, pair: Pair, found: DocumentLogits, settings: ReadingSettings
+) -> dict[str, Any]:
+    num_owned_W = torch.from_numpy(pair.windows.own_stop_W - pair.windows.own_start_W).to(found.start_T.device)
+    start_T = rank_logits(found.start_T, found.null_start_W, num_owned_W, settings.ranking)
+    end_T = rank_logits(found.end_T, found.null_end_W, num_owned_W, settings.ranking)
+    reach_T = torch.from_numpy(pair.windows.reach_T()).to(start_T.device)
+    best = candidates(
+        spans(start_T, end_T, reach_T, settings.max_answer_tokens), document.tokens, document.text, settings.n_best
+    )
+    return answer(
+        document.text,
+        best,
+        log_normaliser=log_normaliser(start_T / settings.temperature) + log_normaliser(end_T / settings.temperature),
+        null_logit=_null_logit(best, pair, found, settings),
+        temperature=settings.temperature,
+        no_answer_threshold=settings.no_answer_threshold,
+        snippet_chars=settings.snippet_chars,
+    )
+
+
+def _null_logit(best: list[Candidate], pair: Pair, found: DocumentLogits, settings: ReadingSettings) -> float:
+    """What the best candidate is held against: 0 where its window's null logit has been taken off already."""
+    if settings.ranking == "logit_minus_null" or not best:
+        return 0.0
+    window = int(np.searchsorted(pair.windows.own_stop_W, best[0].start_token, side="right"))
+    return float(found.null_start_W[window] + found.null_end_W[window])
+
+
+def _as_pipeline(found: dict[str, Any], top_k: int) -> Any:
+    if found["answer"] is None:
+        best = [{"score": found["no_answer_score"], "start": 0, "end": 0, "answer": ""}]
+    else:
+        best = [
+            {"score": span["score"], "start": span["start_char"], "end": span["stop_char"], "answer": span["answer"]}
+            for span in found["n_best"]
+        ]
+    return best[0] if top_k == 1 else best
+
+
+def use_threads(num_threads: int) -> None:
+    """How many threads this process's forward passes may use; Ray would leave it at one."""
+    os.environ["OMP_NUM_THREADS"] = str(num_threads)
+    torch.set_num_threads(num_threads)

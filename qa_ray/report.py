@@ -1,0 +1,67 @@
+"""What a person sees at the end of a job: the plan, the outcome, some answers."""
+
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from qa_ray.config import AnswerConfig
+from qa_ray.outputs import Output
+from qa_ray.plan import Plan
+from qa_ray.resources import Resources
+from qa_ray.storage import full_uri, join, open_filesystem, open_parquet
+
+
+def show_plan(plan: Plan, output: Output, resources: Resources, console: Console) -> None:
+    """What ``--check`` prints."""
+    table = plan.to_table()
+    state = "finished: the same job would do nothing" if output.finished else "to be resumed" if output.resumed else "new"
+    table.add_row("state", state)
+    actors = str(resources.max_actors)
+    if resources.min_actors < resources.max_actors:
+        actors = f"{resources.min_actors} to {resources.max_actors}"
+    gpus = f" and {resources.gpus_per_actor} GPUs" if resources.device == "cuda" else ""
+    table.add_row("actors", f"{actors} on {resources.device}, each {resources.cpus_per_actor} CPUs{gpus}")
+    console.print(table)
+    console.print("all checks passed; nothing was run")
+
+
+def show_answers(manifest: dict[str, Any], config: AnswerConfig, console: Console) -> None:
+    """The outcome of an answer job: some answers, counts, and where they lie."""
+    counts, output = manifest["counts"], full_uri(config.output)
+    if config.preview and counts["answers"]:
+        console.print(_preview(output, manifest["files"]["answers"][0], config.preview))
+    console.print(
+        f"{counts['answers']:,} answers and {counts['rejects']:,} rejects to {counts['documents']:,} documents "
+        f"({counts['windows']:,} windows, {counts['tokens']:,} tokens) in {manifest['seconds']:,.0f} s, "
+        f"{counts['windows'] / max(manifest['seconds'], 1e-9):,.1f} windows/s"
+    )
+    if counts["rejects"]:
+        reasons = ", ".join(f"{reason} {count}" for reason, count in counts["rejects_by_reason"].items())
+        console.print(f"[yellow]rejects: {escape(reasons)}[/]; see {escape(join(output, 'rejects'))}")
+    console.print(f"answers: {escape(join(output, 'answers'))}/*.parquet", soft_wrap=True)
+
+
+def _preview(output: str, file: str, num_rows: int) -> Table:
+    filesystem, path = open_filesystem(join(output, "answers", file))
+    rows = next(open_parquet(filesystem, path, "answers").iter_batches(num_rows)).to_pylist()
+    table = Table("document", "question", "answer", "characters", "score", "where it stands", title_justify="left")
+    table.columns[4].justify = "right"
+    for row in sorted(rows, key=lambda row: (row["document_id"], row["question_id"])):
+        answered = row["answer"] is not None
+        table.add_row(
+            escape(row["document_id"]),
+            escape(row["question"]),
+            escape(row["answer"]) if answered else "[dim]no answer[/]",
+            f"{row['start_char']}–{row['stop_char']}" if answered else "",
+            f"{row['score']:.2f}" if answered else "",
+            _marked(row) if answered else "",
+        )
+    return table
+
+
+def _marked(row: dict[str, Any]) -> str:
+    """The snippet with the answer in bold."""
+    before, answer, after = row["snippet"].partition(row["answer"])
+    return " ".join(f"{escape(before)}[bold]{escape(answer)}[/]{escape(after)}".split())

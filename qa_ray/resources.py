@@ -1,0 +1,79 @@
+"""What a run gets of a cluster, or of this machine: devices, actors, threads."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import ray
+
+from qa_ray.config import AnswerConfig
+from qa_ray.errors import ConfigError
+
+# Beside its actors a run needs one CPU each to read and tokenise, to filter what is done when resumed, and to write;
+# with fewer a resumed run would wait for ever.
+SPARE_CPUS = 3
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What the actors get."""
+
+    device: str
+    min_actors: int
+    max_actors: int
+    cpus_per_actor: int
+    gpus_per_actor: float
+
+
+@contextmanager
+def ray_started() -> Iterator[None]:
+    """Ray for the block: the session there is, the cluster that RAY_ADDRESS names, or a session of this machine's own."""
+    if ray.is_initialized():
+        yield
+        return
+    if os.environ.get("RAY_ADDRESS"):
+        ray.init(logging_level="warning")
+    else:
+        # Reading, filtering and writing are light: they share the cores with the actors instead of taking some away.
+        ray.init(
+            num_cpus=num_cores() + SPARE_CPUS, include_dashboard=False, logging_level="warning", log_to_driver=False
+        )
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def num_cores() -> int:
+    """The cores this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def find_resources(config: AnswerConfig) -> Resources:
+    """The actors' share of the running Ray.
+
+    Raises:
+        ConfigError: the cluster is too small for the run; the message has the numbers.
+    """
+    runner, cluster = config.runner, ray.cluster_resources()
+    has_gpu = cluster.get("GPU", 0) > 0
+    if runner.device == "cuda" and not has_gpu:
+        raise ConfigError("runner.device=cuda: the Ray cluster has no GPU; add a GPU node or set runner.device=cpu")
+    device = "cuda" if runner.device != "cpu" and has_gpu else "cpu"
+    fewest, most = (runner.actors, runner.actors) if isinstance(runner.actors, int) else runner.actors
+    cpus = int(cluster.get("CPU", 0))
+    cpus_per_actor = runner.cpus_per_actor or (1 if device == "cuda" else max(1, (cpus - SPARE_CPUS) // most))
+    gpus_per_actor = (runner.gpus_per_actor or 1.0) if device == "cuda" else 0.0
+    needed = fewest * cpus_per_actor + SPARE_CPUS
+    if cpus < needed:
+        raise ConfigError(
+            f"runner: {fewest} actors of {cpus_per_actor} CPUs and {SPARE_CPUS} to read, filter and write need {needed} CPUs, "
+            f"and Ray has {cpus}; set fewer runner.actors or runner.cpus_per_actor, or add nodes"
+        )
+    if (gpus := cluster.get("GPU", 0)) < fewest * gpus_per_actor:
+        raise ConfigError(
+            f"runner: {fewest} actors of {gpus_per_actor} GPUs need {fewest * gpus_per_actor}, and Ray has {gpus}; "
+            "set fewer runner.actors or a smaller runner.gpus_per_actor"
+        )
+    return Resources(device, fewest, most, cpus_per_actor, gpus_per_actor)

@@ -1,0 +1,127 @@
+"""Files, wherever they are: a local path or any URI that fsspec knows (``s3://…``, ``gs://…``).
+
+The one place that knows file systems. Credentials come from the environment, never from a path or a config.
+"""
+
+import glob
+import os
+import posixpath
+from typing import Any
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+from fsspec.implementations.local import LocalFileSystem
+
+from qa_ray.errors import InputError, OutputError
+
+
+def is_local(uri: str) -> bool:
+    """Whether ``uri`` names a place on this machine's own file system."""
+    return "://" not in uri or uri.startswith(("file://", "local://"))
+
+
+def open_filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    """The file system of ``uri`` and the path within it (absolute for local ones)."""
+    try:
+        filesystem, path = fsspec.core.url_to_fs(os.path.expanduser(uri) if is_local(uri) else uri)
+    except (ValueError, ImportError) as error:
+        raise InputError(f"{uri!r}: {error}; use a local path or a URI such as s3://bucket/folder") from error
+    return filesystem, path.rstrip("/") or "/"
+
+
+def join(uri: str, *names: str) -> str:
+    """``uri/name/…``, for local paths and URIs alike."""
+    return posixpath.join(uri.rstrip("/") or "/", *names)
+
+
+def full_uri(uri: str) -> str:
+    """``uri`` as any process on the cluster may use it: local paths made absolute."""
+    return os.path.abspath(os.path.expanduser(uri.removeprefix("file://"))) if is_local(uri) else uri
+
+
+def parquet_files(uri: str, what: str) -> list[str]:
+    """All Parquet files at ``uri`` (a file, a folder, or a glob), sorted, as paths within its file system.
+
+    Files and folders whose names begin with ``_`` or ``.`` are skipped, as everywhere in the Parquet world.
+
+    Raises:
+        InputError: nothing there, or no Parquet in it; ``what`` ("documents") says whose path it is.
+    """
+    filesystem, path = open_filesystem(uri)
+    try:
+        found = _list_files(filesystem, path)
+    except FileNotFoundError as error:
+        raise InputError(f"{what}: no such file or folder: {uri!r}; give a Parquet file, a folder or a glob") from error
+    except PermissionError as error:
+        raise InputError(f"{what}: no permission to read {uri!r}; check its owner or the credentials") from error
+    if files := [file for file in found if file.endswith((".parquet", ".pq"))]:
+        return sorted(files)
+    seen = ", ".join(posixpath.basename(file) for file in found[:5]) or "nothing"
+    raise InputError(
+        f"{what}: no Parquet file (*.parquet) in {uri!r}, which holds {seen}; "
+        "make some from SQuAD JSON, text files or a data set with 'qa-ray prepare'"
+    )
+
+
+def _list_files(filesystem: fsspec.AbstractFileSystem, path: str) -> list[str]:
+    if glob.has_magic(path):
+        return [str(file) for file in filesystem.glob(path)]
+    if filesystem.isfile(path):
+        return [path]
+    if isinstance(filesystem, LocalFileSystem):
+        os.listdir(path)  # find() passes over a missing or forbidden folder in silence; this raises
+    elif not filesystem.exists(path):
+        raise FileNotFoundError(path)
+    inside = [(str(file), str(file)[len(path) :].strip("/").split("/")) for file in filesystem.find(path)]
+    return [file for file, names in inside if not any(name.startswith(("_", ".")) for name in names)]
+
+
+def open_parquet(filesystem: fsspec.AbstractFileSystem, path: str, what: str) -> pq.ParquetFile:
+    """``path`` opened for reading by row groups; a broken or forbidden file is an InputError."""
+    try:
+        return pq.ParquetFile(filesystem.open(path, "rb"))
+    except PermissionError as error:
+        raise InputError(f"{what}: no permission to read {path!r}; check its owner or the credentials") from error
+    except (pa.ArrowInvalid, OSError) as error:
+        raise InputError(f"{what}: {path!r} cannot be read as Parquet ({error}); write it again or move it") from error
+
+
+def write_parquet(table: pa.Table, uri: str, **options: Any) -> None:
+    """Writes ``table`` to the file ``uri``, with zstd and folders made as needed."""
+    filesystem, path = open_filesystem(uri)
+    with writing(uri):
+        filesystem.makedirs(posixpath.dirname(path), exist_ok=True)
+        with filesystem.open(path, "wb") as file:
+            pq.write_table(table, file, compression="zstd", **options)
+
+
+def write_text(uri: str, text: str) -> None:
+    """Writes ``text`` to the file ``uri`` as UTF-8."""
+    filesystem, path = open_filesystem(uri)
+    with writing(uri):
+        filesystem.makedirs(posixpath.dirname(path), exist_ok=True)
+        filesystem.write_text(path, text, encoding="utf-8")
+
+
+def read_text(uri: str) -> str | None:
+    """The text of the file ``uri``, or None if there is none."""
+    filesystem, path = open_filesystem(uri)
+    return filesystem.read_text(path, encoding="utf-8") if filesystem.isfile(path) else None
+
+
+class writing:
+    """``with writing(uri):`` turns what the operating system says of a failed write into an OutputError."""
+
+    def __init__(self, uri: str):
+        self.uri = uri
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, OSError):
+            raise OutputError(
+                f"output: cannot write {self.uri!r}: {error.strerror or error}; "
+                "free some room or give another place with output=…"
+            ) from error

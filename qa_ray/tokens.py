@@ -1,0 +1,99 @@
+"""Text -> token ids with character offsets, once per document; and the layout in which a model wants its windows.
+
+Special tokens that occur literally in text (``</s>``, ``[SEP]``, ``<mask>``) are text.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+from tokenizers import Tokenizer
+from transformers import AutoTokenizer
+
+from qa_ray.errors import ModelError
+
+
+class Tokens(NamedTuple):
+    """T tokens of one text: vocabulary ids and the half-open character range of each; all int32."""
+
+    ids_T: np.ndarray
+    start_char_T: np.ndarray
+    stop_char_T: np.ndarray
+
+    def __len__(self) -> int:
+        """T. (A NamedTuple would say 3, the number of its fields.)"""
+        return len(self.ids_T)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The special tokens round question and document, and the token type of the document's part.
+
+    ``prefix question middle document suffix``: ``<s> question </s></s> document </s>`` for RoBERTa and Longformer,
+    ``[CLS] question [SEP] document [SEP]`` for BERT and DistilBERT. Read off the tokenizer itself, not off its name.
+    """
+
+    prefix: tuple[int, ...]
+    middle: tuple[int, ...]
+    suffix: tuple[int, ...]
+    pad_id: int
+    document_type_id: int  # 0 where the model knows no token types
+
+    @property
+    def num_special_tokens(self) -> int:
+        """Special tokens in every window."""
+        return len(self.prefix) + len(self.middle) + len(self.suffix)
+
+
+class Tokeniser:
+    """The tokenizer of a checkpoint folder, without padding or truncation."""
+
+    def __init__(self, folder: str):
+        try:
+            self._pretrained = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        except Exception as error:  # whatever transformers and tokenizers raise for a folder without a tokenizer
+            raise ModelError(
+                f"model {folder!r}: no tokenizer can be loaded ({error}); "
+                "save it beside the weights with tokenizer.save_pretrained(folder)"
+            ) from error
+        if not self._pretrained.is_fast:
+            raise ModelError(
+                f"model {folder!r}: {type(self._pretrained).__name__} gives no character offsets; "
+                "save a fast tokenizer (tokenizer.json) beside the weights"
+            )
+        self._backend: Tokenizer = self._pretrained.backend_tokenizer
+        self._backend.no_truncation()
+        self._backend.no_padding()
+        self._backend.encode_special_tokens = True
+        self._question = lru_cache(maxsize=100_000)(lambda text: self(text).ids_T)
+
+    def __call__(self, text: str) -> Tokens:
+        """The tokens of ``text``, without special tokens."""
+        encoding = self._backend.encode(text, add_special_tokens=False)
+        offsets_T2 = np.array(encoding.offsets, dtype=np.int32).reshape(-1, 2)
+        return Tokens(np.array(encoding.ids, dtype=np.int32), offsets_T2[:, 0].copy(), offsets_T2[:, 1].copy())
+
+    def question(self, text: str) -> np.ndarray:
+        """The token ids of a question; the same question asked of many documents is tokenised once."""
+        return self._question(text)
+
+    def layout(self) -> Layout:
+        """The layout of a (question, document) pair."""
+        pair = self._backend.encode("a", "a")
+        question, document = pair.sequence_ids.index(0), pair.sequence_ids.index(1)
+        after_question = question + pair.sequence_ids.count(0)
+        after_document = document + pair.sequence_ids.count(1)
+        knows_types = "token_type_ids" in self._pretrained.model_input_names
+        return Layout(
+            prefix=tuple(pair.ids[:question]),
+            middle=tuple(pair.ids[after_question:document]),
+            suffix=tuple(pair.ids[after_document:]),
+            pad_id=self._pretrained.pad_token_id or 0,
+            document_type_id=pair.type_ids[document] if knows_types else 0,
+        )
+
+    @property
+    def model_max_tokens(self) -> int:
+        """The longest input that the tokenizer's own configuration allows (often a huge number: unknown)."""
+        return self._pretrained.model_max_length

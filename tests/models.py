@@ -1,0 +1,84 @@
+"""Small random models of every family, made on the spot: large weights, so that logits differ clearly."""
+
+import json
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import (
+    BertConfig,
+    BertForQuestionAnswering,
+    DistilBertConfig,
+    DistilBertForQuestionAnswering,
+    LongformerConfig,
+    LongformerForQuestionAnswering,
+    PreTrainedTokenizerFast,
+    RobertaConfig,
+    RobertaForQuestionAnswering,
+)
+
+FAMILIES = ("longformer", "roberta", "bert", "distilbert")
+TEXT = (
+    "The quick brown fox jumps over the lazy dog. Who signed the agreement on 12 March 1997, and where was it kept? "
+    "In 1871 Ada Vane built the lighthouse at Cape Ørsted; it cost 4,200 crowns. 北京大学在哪里？它在海淀区。 "
+)
+SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+
+
+def save_model(family: str, folder: Path, *, positions: int = 130, seed: int = 0, settings: dict | None = None) -> str:
+    """A checkpoint folder of this family with random weights; ``positions`` as the config counts them."""
+    torch.manual_seed(seed)
+    tokenizer = byte_level() if family in ("longformer", "roberta") else wordpiece(types=family == "bert")
+    common = {"vocab_size": len(tokenizer), "max_position_embeddings": positions, "pad_token_id": tokenizer.pad_token_id}
+    if family == "longformer":
+        config = LongformerConfig(**common, **SIZES, attention_window=[16, 8], type_vocab_size=1, sep_token_id=tokenizer.sep_token_id)
+        model = LongformerForQuestionAnswering(config)
+    elif family == "roberta":
+        model = RobertaForQuestionAnswering(RobertaConfig(**common, **SIZES, type_vocab_size=1))
+    elif family == "bert":
+        model = BertForQuestionAnswering(BertConfig(**common, **SIZES))
+    else:
+        config = DistilBertConfig(**common, dim=32, n_layers=2, n_heads=4, hidden_dim=64)
+        model = DistilBertForQuestionAnswering(config)
+    for parameter in model.parameters():
+        if parameter.dim() > 1:
+            torch.nn.init.normal_(parameter, std=0.3)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    if settings:
+        (folder / "qa_ray.json").write_text(json.dumps(settings))
+    return str(folder)
+
+
+def wordpiece(*, types: bool) -> PreTrainedTokenizerFast:
+    """A small BERT tokenizer: lower case, accents stripped, CJK by character."""
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    tokenizer.train_from_iterator([TEXT] * 4, trainers.WordPieceTrainer(vocab_size=300, special_tokens=special))
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    names = ["input_ids", "token_type_ids", "attention_mask"] if types else ["input_ids", "attention_mask"]
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]",
+        mask_token="[MASK]", model_input_names=names,
+    )  # fmt: skip
+
+
+def byte_level() -> PreTrainedTokenizerFast:
+    """A small RoBERTa tokenizer: byte-level BPE."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=special, initial_alphabet=alphabet, show_progress=False)
+    tokenizer.train_from_iterator([TEXT] * 4, trainer)
+    tokenizer.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0), trim_offsets=True, add_prefix_space=False)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", cls_token="<s>", sep_token="</s>",
+        pad_token="<pad>", unk_token="<unk>", mask_token="<mask>", model_input_names=["input_ids", "attention_mask"],
+    )  # fmt: skip
