@@ -1,7 +1,7 @@
 """Extractive question answering over long documents, as a distributed batch job on Ray.
 
-    qa-ray answer CONFIG.yaml                    the job
-    qa_ray.Reader("default").answer(q, text)     the same in Python, on one machine
+qa-ray answer CONFIG.yaml                    the job
+qa_ray.Reader("default").answer(q, text)     the same in Python, on one machine
 """
 
 from typing import TYPE_CHECKING, Any

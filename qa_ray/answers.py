@@ -99,12 +99,11 @@ def snippet(text: str, start_char: int, stop_char: int, snippet_chars: int) -> s
     margin = max(0, snippet_chars - (stop_char - start_char)) // 2
     start, stop = max(0, start_char - margin), min(len(text), stop_char + margin)
     before, after = text[start:start_char], text[stop_char:stop]
-    if start > 0:
-        head, space, tail = before.partition(" ")
-        before = "…" + (tail if space else head)
-    if stop < len(text):
-        head, space, tail = after.rpartition(" ")
-        after = (head if space else tail) + "…"
+    if start > 0 and not text[start - 1].isspace():
+        before = before.partition(" ")[2] if " " in before else before
+    if stop < len(text) and not text[stop].isspace():
+        after = after.rpartition(" ")[0] if " " in after else after
+    before, after = "…" * (start > 0) + before, after + "…" * (stop < len(text))
     return before + text[start_char:stop_char] + after
 
 

@@ -86,7 +86,9 @@ def _folder(name: str) -> Path:
     if folder.is_dir():
         return folder.resolve()
     if not re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", name):
-        raise ModelError(f"model {name!r}: no such folder; give 'default', a folder, a URI or a hub id such as 'org/name'")
+        raise ModelError(
+            f"model {name!r}: no such folder; give 'default', a folder, a URI or a hub id such as 'org/name'"
+        )
     return _download_from_hub(name)
 
 
@@ -97,7 +99,9 @@ def _download(uri: str) -> Path:
         listing = {str(f).rsplit("/", 1)[-1]: filesystem.info(f) for f in filesystem.ls(path, detail=False)}
     except OSError as error:
         raise ModelError(f"model {uri!r}: cannot be listed ({error}); check the URI and the credentials") from error
-    wanted = {name: info for name, info in listing.items() if any(Path(name).match(pattern) for pattern in NEEDED_FILES)}
+    wanted = {
+        name: info for name, info in listing.items() if any(Path(name).match(pattern) for pattern in NEEDED_FILES)
+    }
     state = json.dumps([uri, sorted((n, i["size"], str(i.get("ETag", i.get("mtime")))) for n, i in wanted.items())])
     folder = _cache() / hashlib.sha256(state.encode()).hexdigest()[:16]
     if not folder.is_dir():

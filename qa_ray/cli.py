@@ -82,7 +82,9 @@ def _parser() -> argparse.ArgumentParser:
     for name, verb in VERBS.items():
         sub = verbs.add_parser(name, help=verb.__doc__, description=verb.__doc__)
         sub.add_argument("config", metavar="CONFIG.yaml")
-        sub.add_argument("settings", nargs="*", metavar="key=value", help="laid over the config: windows.max_tokens=4096")
+        sub.add_argument(
+            "settings", nargs="*", metavar="key=value", help="laid over the config: windows.max_tokens=4096"
+        )
         if name == "answer":
             sub.add_argument("--check", action="store_true", help="everything but the run: checks, and prints the plan")
     return parser

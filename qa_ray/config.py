@@ -169,7 +169,9 @@ def _explain(kind: type[Section], fault: Any) -> str:
     if fault["type"] == "extra_forbidden":
         known = list(_keys(kind))
         close = get_close_matches(key, known, n=1) or [k for k in known if k.split(".")[-1] == key.split(".")[-1]][:1]
-        return f"unknown setting {key!r}; " + (f"did you mean {close[0]!r}?" if close else f"known are {', '.join(known)}")
+        return f"unknown setting {key!r}; " + (
+            f"did you mean {close[0]!r}?" if close else f"known are {', '.join(known)}"
+        )
     if fault["type"] == "missing":
         return f"the setting {key!r} is missing; add it to the file or as {key}=…"
     return f"{key}: {fault['msg']}, not {fault['input']!r}"

@@ -156,7 +156,12 @@ def check(document_id: str, text: pa.Scalar, questions: list[Question]) -> Check
         detail = f"document {document_id!r} has {FAULTS.get(fault, 'text that is not valid UTF-8')}{detail}"
         return CheckedDocument("", [], [reject(q.question_id, "documents", fault, detail) for q in questions])
     rejects = [
-        reject(q.question_id, "documents", fault.replace("text", "question"), f"question {q.question_id!r} has {FAULTS[fault]}")
+        reject(
+            q.question_id,
+            "documents",
+            fault.replace("text", "question"),
+            f"question {q.question_id!r} has {FAULTS[fault]}",
+        )
         for q in questions
         if (fault := text_fault(q.question))
     ]

@@ -108,7 +108,9 @@ def open_questions(uri: str, columns: Mapping[str, str]) -> tuple[Questions, str
     if not table.num_rows:
         raise InputError(f"questions: {uri!r} has {len(footers)} Parquet files and no row; nothing to ask")
     if nulls := table[names["question_id"]].null_count:
-        raise InputError(f"questions: {nulls} rows of {uri!r} have null as {names['question_id']!r}; give every question an id")
+        raise InputError(
+            f"questions: {nulls} rows of {uri!r} have null as {names['question_id']!r}; give every question an id"
+        )
     strings = {name: _strings(table[column], name, uri) for name, column in names.items()}
     strings.setdefault("document_id", pa.nulls(table.num_rows, pa.string()))
     return Questions(pa.table(strings).select(["document_id", "question_id", "question"])), _fingerprint(footers)
@@ -119,7 +121,9 @@ def _strings(column: pa.ChunkedArray, name: str, uri: str) -> pa.ChunkedArray:
     try:
         strings.validate(full=True)
     except pa.ArrowInvalid as error:
-        raise InputError(f"questions: {name!r} in {uri!r} is not valid UTF-8 ({error}); write the file again") from error
+        raise InputError(
+            f"questions: {name!r} in {uri!r} is not valid UTF-8 ({error}); write the file again"
+        ) from error
     return strings
 
 
@@ -172,7 +176,9 @@ def _check_column(schema: pa.Schema, name: str | None, column: str, what: str) -
     integer_id = name in ("document_id", "question_id") and pa.types.is_integer(kind)
     if name and not (integer_id or _is_string(kind)):
         allowed = "string or integer" if name.endswith("_id") else "string"
-        raise InputError(f"{what}: the column {column!r} has type {kind}, not {allowed}; cast it before or name another column")
+        raise InputError(
+            f"{what}: the column {column!r} has type {kind}, not {allowed}; cast it before or name another column"
+        )
 
 
 def _is_string(kind: pa.DataType) -> bool:

@@ -8,7 +8,7 @@ Shapes: B windows of a batch, L tokens of its longest window, T tokens of a docu
 """
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -62,7 +62,9 @@ class Model:
         return forward == "auto" and type(model).__name__ == "LongformerForQuestionAnswering"
 
     @torch.inference_mode()
-    def __call__(self, ids_BL: np.ndarray, lengths_B: np.ndarray, before_middle_B: np.ndarray, type_id: int) -> tuple[Tensor, Tensor]:
+    def __call__(
+        self, ids_BL: np.ndarray, lengths_B: np.ndarray, before_middle_B: np.ndarray, type_id: int
+    ) -> tuple[Tensor, Tensor]:
         """Start and end logits [B, L] in float32.
 
         Window b has ``lengths_B[b]`` tokens, of which the first ``before_middle_B[b]`` (the first special token and the
@@ -103,8 +105,17 @@ def _load(folder: str, dtype: torch.dtype) -> torch.nn.Module:
     return model
 
 
-def logits(model: Model, layout: Layout, pairs: Sequence[Pair], batch_tokens: int) -> list[DocumentLogits]:
-    """The logits of all pairs; no batch holds more than ``batch_tokens`` tokens, unless a single window does."""
+def logits(
+    model: Model,
+    layout: Layout,
+    pairs: Sequence[Pair],
+    batch_tokens: int,
+    on_batch: Callable[[int], object] = lambda num_windows: None,
+) -> list[DocumentLogits]:
+    """The logits of all pairs; no batch holds more than ``batch_tokens`` tokens, unless a single window does.
+
+    ``on_batch`` is told the windows of each batch that is done.
+    """
     results = [_empty(pair, model.device) for pair in pairs]
     for batch in _batches(layout, pairs, batch_tokens):
         ids_BL, lengths_B, offset_B = _assemble(layout, pairs, batch)
@@ -117,6 +128,7 @@ def logits(model: Model, layout: Layout, pairs: Sequence[Pair], batch_tokens: in
             result.start_T[own] = start_BL[row, own.start + shift : own.stop + shift]
             result.end_T[own] = end_BL[row, own.start + shift : own.stop + shift]
             result.null_start_W[w], result.null_end_W[w] = start_BL[row, 0], end_BL[row, 0]
+        on_batch(len(batch))
     return results
 
 

@@ -21,9 +21,8 @@ Q queries of a block, K keys of a block.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -82,14 +81,13 @@ class LongformerQA(nn.Module):
         return start_logits_BT, end_logits_BT
 
 
-@dataclass(frozen=True)
-class _Block:
+class _Block(NamedTuple):
     """Some neighbouring queries, and the keys that they see: the first num_prefix tokens, then those within reach."""
 
     queries: slice
     num_prefix: int
     near: slice
-    mask_B1QK: Tensor | None = None
+    mask: Tensor | None = None  # [B, 1, Q, K]
 
     def keys(self, x_TE: Tensor) -> Tensor:
         """The rows of x that are keys, [..., T, E] -> [..., K, E]: a view where that can be."""
@@ -97,12 +95,11 @@ class _Block:
         return torch.cat([x_TE[..., : self.num_prefix, :], near_KE], dim=-2) if self.num_prefix else near_KE
 
 
-@dataclass(frozen=True)
-class _View:
+class _View(NamedTuple):
     """Who sees whom, for layers of one reach. Masks are added to the scores; None hides nothing."""
 
-    is_global_BG1: Tensor
-    padding_mask_B11T: Tensor | None
+    is_global: Tensor  # [B, G, 1]
+    padding_mask: Tensor | None  # [B, 1, 1, T]
     blocks: list[_Block]
 
 
@@ -123,12 +120,12 @@ def _views(
         key_K = block.keys(position_T[:, None]).flatten()
         is_near_QK = (position_T[block.queries, None] - key_K).abs() <= reach
         is_seen_BQK = is_global_BT[:, None, key_K] | (is_real_BT[:, None, key_K] & is_near_QK)
-        return replace(block, mask_B1QK=_mask(is_seen_BQK, dtype)[:, None])
+        return block._replace(mask=_mask(is_seen_BQK, dtype)[:, None])
 
     return {
         reach: _View(
-            is_global_BG1=is_global_BT[:, :max_global, None],
-            padding_mask_B11T=_mask(is_real_BT, dtype)[:, None, None] if is_padded else None,
+            is_global=is_global_BT[:, :max_global, None],
+            padding_mask=_mask(is_real_BT, dtype)[:, None, None] if is_padded else None,
             blocks=[masked(block, reach) for block in _blocks(num_tokens, max_global, reach)],
         )
         for reach in reaches
@@ -163,13 +160,13 @@ def _attend(attention: LongformerSelfAttention, x_BTD: Tensor, view: _View) -> T
 
     q_BHTE, k_BHTE, v_BHTE = (heads(p, x_BTD) for p in (attention.query, attention.key, attention.value))
     prefix_BGD, *rest_BQD = (
-        attended(q_BHTE[:, :, block.queries], block.keys(k_BHTE), block.keys(v_BHTE), block.mask_B1QK)
+        attended(q_BHTE[:, :, block.queries], block.keys(k_BHTE), block.keys(v_BHTE), block.mask)
         for block in view.blocks
     )
     global_BGD = attended(
         heads(attention.query_global, x_BTD[:, : prefix_BGD.shape[1]]),
         heads(attention.key_global, x_BTD),
         heads(attention.value_global, x_BTD),
-        view.padding_mask_B11T,
+        view.padding_mask,
     )
-    return torch.cat([torch.where(view.is_global_BG1, global_BGD, prefix_BGD), *rest_BQD], dim=1)
+    return torch.cat([torch.where(view.is_global, global_BGD, prefix_BGD), *rest_BQD], dim=1)

@@ -3,8 +3,8 @@
     precision = common / tokens of the prediction,    recall = common / tokens of the gold answer
     F1        = 2 · precision · recall / (precision + recall)
 
-For SQuAD ``common`` counts equal tokens wherever they stand (a multiset intersection), for CMRC 2018 it is the length of the
-longest common run of tokens. A question's score is the best over its gold answers, exact match and F1 each on its own.
+For SQuAD ``common`` counts equal tokens wherever they stand (a multiset intersection), for CMRC 2018 it is the length
+of the longest common run of tokens. A question's score is the best over its gold answers, for exact match and F1 apart.
 
 Sources: SQuAD 1.1, ``evaluate-v1.1.py``, and SQuAD 2.0, ``evaluate-v2.0.py`` (Rajpurkar et al. 2016, 2018); CMRC 2018,
 ``cmrc2018_evaluate.py`` v5 (Cui et al. 2019). Scores lie in [0, 1].
@@ -15,6 +15,7 @@ import re
 import string
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from difflib import SequenceMatcher
 from itertools import groupby
 from typing import NamedTuple
@@ -27,7 +28,8 @@ class Scores(NamedTuple):
     f1: float
 
 
-class Threshold(NamedTuple):
+@dataclass(frozen=True)
+class Threshold:
     """Answer where the no-answer score is at most ``threshold``; the mean score is then ``score``."""
 
     threshold: float
@@ -56,7 +58,8 @@ def squad1_scores(prediction: str, golds: Sequence[str]) -> Scores:
 def squad2_scores(prediction: str, golds: Sequence[str]) -> Scores:
     """SQuAD 2.0: an empty prediction says "no answer", and no golds say the same.
 
-    Golds that normalise to nothing are dropped; if none is left, the gold answer is "". F1 is 1 if neither side has a token.
+    Golds that normalise to nothing are dropped; if none is left, the gold answer is "". F1 is 1 if neither side has a
+    token.
     """
     normal_prediction = normalize(prediction)
     normal_golds = [normal for gold in golds if (normal := normalize(gold))] or [""]
@@ -87,15 +90,15 @@ def _best(scores: Sequence[Scores]) -> Scores:
 def best_threshold(scores: Sequence[float], answerable: Sequence[bool], no_answer_scores: Sequence[float]) -> Threshold:
     """The threshold on the no-answer score with the best mean score: find_best_thresh of ``evaluate-v2.0.py``.
 
-    ``scores`` are those of the predicted texts, whatever their no-answer score. Answered is what has a no-answer score of at
-    most the threshold; all else counts as "no answer", which is worth 1 where the question is not answerable, else 0:
+    ``scores`` are those of the predicted texts, whatever their no-answer score. Answered is what has a no-answer score
+    of at most the threshold; the rest counts as "no answer", worth 1 where the question is not answerable, else 0:
 
         score(t) = Σ scores[no_answer_score ≤ t] + |{not answerable, no_answer_score > t}|
 
-    The lowest of equally good thresholds is given; where it is best to answer nothing, 0 as in the script, or if a no-answer
-    score is not above 0, the next number below the lowest. Differs from the script only in ties, which it may cut in two (its
-    best is then out of any threshold's reach; here equal no-answer scores go together), and in that a prediction such as
-    "the", empty once normalised, keeps the 1 that it earns on an unanswerable question.
+    The lowest of equally good thresholds is given; where it is best to answer nothing, 0 as in the script, or the next
+    number below the lowest no-answer score if that is not above 0. Two differences from the script: it may cut ties in
+    two, which no threshold can (here equal no-answer scores go together), and it takes a prediction such as "the",
+    empty once normalised, for wrong on an unanswerable question, although its exact match and F1 there are 1.
     """
     total = float(sum(not has_answer for has_answer in answerable))
     best = Threshold(min(0.0, math.nextafter(min(no_answer_scores), -math.inf)), total)
@@ -108,7 +111,7 @@ def best_threshold(scores: Sequence[float], answerable: Sequence[bool], no_answe
 
 
 # The script's list also has "……", which no single character equals: the ellipsis stays, there and here.
-_CMRC_PUNCTUATION = str.maketrans("", "", "-:_*^/\\~`+=，。：？！“”；’《》·、「」（）－～『』")  # noqa: RUF001
+_CMRC_PUNCTUATION = str.maketrans("", "", "-:_*^/\\~`+=，。：？！“”；’《》·、「」（）－～『』")
 # A run of letters and digits that are not Chinese (3.5, 1,000, node.js stay whole), or any other single character.
 _CMRC_TOKEN = re.compile(r"[^\W_\u4e00-\u9fa5]+(?:\.[^\W_\u4e00-\u9fa5]+|,\d+)*|\S")
 
@@ -119,10 +122,10 @@ def cmrc_normalize(text: str) -> str:
 
 
 def cmrc_tokens(text: str) -> list[str]:
-    """CMRC's mixed segmentation: each Chinese character (U+4E00–9FA5) and punctuation mark is a token, other runs are words.
+    """CMRC's mixed segmentation: each Chinese character (U+4E00–9FA5) and each punctuation mark, and words elsewhere.
 
-    The script hands those runs to ``nltk.word_tokenize``; the regular expression here agrees with it on ordinary words and
-    numbers, and on single marks beside them. They part at English contractions (nltk: "do", "n't") and abbreviations ("Mr.").
+    The script hands what stands between them to ``nltk.word_tokenize``; the regular expression here agrees with it on
+    ordinary words and numbers and single marks beside them, not on contractions ("don't") and abbreviations ("Mr.").
     """
     return _CMRC_TOKEN.findall(text.lower())
 
@@ -130,8 +133,8 @@ def cmrc_tokens(text: str) -> list[str]:
 def cmrc_scores(prediction: str, golds: Sequence[str]) -> Scores:
     """CMRC 2018: exact match once punctuation is off; F1 by the longest common *substring* of the tokens that are left.
 
-    No golds count as the gold "", as in SQuAD 2.0: CMRC has no unanswerable question, other Chinese tables have. For the same
-    reason F1 is 1 if both normal forms are empty, where the script, which never meets such a gold, has 0.
+    No golds count as the gold "", as in SQuAD 2.0: CMRC has no unanswerable question, but other Chinese tables have.
+    For the same reason F1 is 1 if both normal forms are empty; the script, which never meets such a gold, gives 0.
     """
     normal_prediction = cmrc_normalize(prediction)
     return _best([_common_run(normal_prediction, cmrc_normalize(gold)) for gold in golds or [""]])

@@ -29,7 +29,8 @@ import pyarrow.parquet as pq
 from qa_ray.documents import Questions, reject
 from qa_ray.errors import JobError, OutputError
 from qa_ray.records import ANSWER, REJECT, REJECTS, flat
-from qa_ray.storage import is_local, join, open_filesystem, read_text, write_text, writing
+from qa_ray.storage import is_local, join, open_filesystem, read_text, remove_folder, write_text
+from qa_ray.tables import ParquetFolder
 
 ROWS_PER_FILE = 1_000_000  # some 500 MB of answers with five n-best entries each
 ROWS_PER_GROUP = 20_000
@@ -69,17 +70,25 @@ def look(uri: str, identity: dict[str, Any]) -> Output:
         OutputError: files that are not ours, or another run; the settings that differ are named.
     """
     filesystem, path = open_filesystem(uri)
-    names = {posixpath.basename(str(name)) for name in filesystem.ls(path, detail=False)} if filesystem.isdir(path) else set()
+    names = (
+        {posixpath.basename(str(name)) for name in filesystem.ls(path, detail=False)}
+        if filesystem.isdir(path)
+        else set()
+    )
     if filesystem.isfile(path):
         raise OutputError(f"output: {uri!r} is a file; give a folder with output=…")
     if strangers := sorted(names - OURS):
-        raise OutputError(f"output: {uri!r} holds {strangers[0]!r}, which no run wrote; give an empty or new folder with output=…")
+        raise OutputError(
+            f"output: {uri!r} holds {strangers[0]!r}, which no run wrote; give an empty or new folder with output=…"
+        )
     earlier = read_text(join(uri, "_run", "identity.json"))
     finished = "_SUCCESS" in names
     if finished:
         earlier = json.dumps(json.loads(read_text(join(uri, "manifest.json")) or "{}").get("identity", {}))
     elif not earlier and names & {"answers", "rejects", "manifest.json"}:
-        raise OutputError(f"output: {uri!r} holds answers of an unknown run; give a new folder with output=… or remove them")
+        raise OutputError(
+            f"output: {uri!r} holds answers of an unknown run; give a new folder with output=… or remove them"
+        )
     if earlier and (differences := _differences(json.loads(earlier), identity)):
         raise OutputError(
             f"output: {uri!r} holds another run, which differs in {'; '.join(differences)}; "
@@ -145,47 +154,6 @@ def _short(value: Any) -> str:
     return text if len(text) <= 40 else text[:16] + "…"
 
 
-class _Table:
-    """A folder of Parquet files, written batch by batch; a file is closed when it is full."""
-
-    def __init__(self, uri: str):
-        self._filesystem, self._path = open_filesystem(uri)
-        self._writer: pq.ParquetWriter | None = None
-        self._rows_in_file = 0
-        self.uri = uri
-        self.num_rows = 0
-        self.files: list[str] = []
-        self.remove()
-
-    def write(self, table: pa.Table) -> None:
-        if not table.num_rows:
-            return
-        with writing(self.uri):
-            if self._writer is None:
-                self._filesystem.makedirs(self._path, exist_ok=True)
-                name = f"part-{len(self.files):05d}.parquet"
-                self.files.append(name)
-                sink = self._filesystem.open(f"{self._path}/{name}", "wb")
-                self._writer = pq.ParquetWriter(sink, table.schema, compression="zstd")
-                self._sink, self._rows_in_file = sink, 0
-            self._writer.write_table(table, row_group_size=ROWS_PER_GROUP)
-        self.num_rows += table.num_rows
-        self._rows_in_file += table.num_rows
-        if self._rows_in_file >= ROWS_PER_FILE:
-            self.close()
-
-    def close(self) -> None:
-        with writing(self.uri):
-            if self._writer is not None:
-                self._writer.close()
-                self._sink.close()
-                self._writer = None
-
-    def remove(self) -> None:
-        if self._filesystem.exists(self._path):
-            self._filesystem.rm(self._path, recursive=True)
-
-
 def commit(
     output: Output,
     *,
@@ -202,13 +170,17 @@ def commit(
     Raises:
         JobError: documents, answers and rejects do not add up, or too many rejects (they stay to be looked at).
     """
-    answers, rejects = _Table(join(output.uri, "answers")), _Table(join(output.uri, "rejects"))
+    answers, rejects = _results(join(output.uri, "answers")), _results(join(output.uri, "rejects"))
     reached = np.zeros(questions.num_bound, dtype=bool)
     totals: Counter[str] = Counter()
     reasons: Counter[str] = Counter()
     fingerprint = output.identity["model"]
     for part in _part_batches(output):
-        totals.update(documents=part.num_rows, windows=pc.sum(part["num_windows"]).as_py(), tokens=pc.sum(part["num_tokens"]).as_py())
+        totals.update(
+            documents=part.num_rows,
+            windows=pc.sum(part["num_windows"]).as_py(),
+            tokens=pc.sum(part["num_tokens"]).as_py(),
+        )
         for document_id in part[id_column].to_pylist():
             rows = questions.rows_of(str(document_id))
             if reached[rows].any():
@@ -226,15 +198,25 @@ def commit(
     _check_rejects(answers, rejects, reasons, max_rejected_fraction)
     manifest = {
         "identity": output.identity,
-        "counts": {**totals, "answers": answers.num_rows, "rejects": rejects.num_rows, "rejects_by_reason": dict(reasons)},
+        "counts": {
+            **totals,
+            "answers": answers.num_rows,
+            "rejects": rejects.num_rows,
+            "rejects_by_reason": dict(reasons),
+        },
         "files": {"answers": answers.files, "rejects": rejects.files},
         **facts,
     }
     write_text(join(output.uri, "manifest.json"), json.dumps(manifest, indent=2, ensure_ascii=False))
     write_text(join(output.uri, "_SUCCESS"), "")
-    filesystem, path = open_filesystem(join(output.uri, "_run"))
-    filesystem.rm(path, recursive=True)
+    remove_folder(join(output.uri, "_run"))
     return manifest
+
+
+def _results(uri: str) -> ParquetFolder:
+    """A folder for results, without those of a commit that was killed."""
+    remove_folder(uri)
+    return ParquetFolder(uri, max_group_rows=ROWS_PER_GROUP, max_file_rows=ROWS_PER_FILE)
 
 
 def _part_batches(output: Output) -> Iterator[pa.Table]:
@@ -253,7 +235,10 @@ def _flatten(
     parents, entries = pc.list_parent_indices(lists), pc.list_flatten(lists)
     schema = flat(struct)
     document_ids = part[id_column].cast(pa.string()).take(parents)
-    arrays = [document_ids, *(pc.struct_field(entries, name).cast(schema.field(name).type) for name in schema.names[1:])]
+    arrays = [
+        document_ids,
+        *(pc.struct_field(entries, name).cast(schema.field(name).type) for name in schema.names[1:]),
+    ]
     table = pa.table(arrays, schema=schema)
     if model_fingerprint is None:
         return table
@@ -275,7 +260,9 @@ def _unknown_documents(questions: Questions, missed: np.ndarray) -> Iterator[pa.
     yield pa.Table.from_pylist(rows, REJECTS)
 
 
-def _verify(answers: _Table, rejects: _Table, documents_out: int, documents_in: int, questions: Questions) -> None:
+def _verify(
+    answers: ParquetFolder, rejects: ParquetFolder, documents_out: int, documents_in: int, questions: Questions
+) -> None:
     expected = questions.num_bound + len(questions.to_all) * documents_in
     if documents_out != documents_in or answers.num_rows + rejects.num_rows != expected:
         raise JobError(
@@ -285,10 +272,10 @@ def _verify(answers: _Table, rejects: _Table, documents_out: int, documents_in: 
         )
 
 
-def _check_rejects(answers: _Table, rejects: _Table, reasons: Counter[str], limit: float) -> None:
+def _check_rejects(answers: ParquetFolder, rejects: ParquetFolder, reasons: Counter[str], limit: float) -> None:
     fraction = rejects.num_rows / max(1, answers.num_rows + rejects.num_rows)
     if fraction > limit:
-        answers.remove()
+        remove_folder(answers.uri)
         counts = ", ".join(f"{reason} {count}" for reason, count in reasons.most_common(5))
         raise JobError(
             f"{rejects.num_rows} of {answers.num_rows + rejects.num_rows} questions ({fraction:.1%}) were rejected ({counts}), "

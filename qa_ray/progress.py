@@ -74,7 +74,9 @@ def _show(poll: Callable[[], Counts], num_documents: int, num_windows: int, ende
             counts = poll()
             now = time.monotonic()
             if not counts.windows:
-                first_window_at = now - POLL_SECONDS  # models take a while to load: the rate counts from the first window
+                first_window_at = (
+                    now - POLL_SECONDS
+                )  # the rate counts from the first window, not from the model's loading
             seconds = now - first_window_at
             rate = counts.windows / seconds
             bar.update(task, completed=counts.documents, rate=f"{rate:.1f}", left=time_left(counts, num_windows, rate))

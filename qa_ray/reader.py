@@ -4,7 +4,7 @@
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -135,15 +135,14 @@ class Reader:
         Raises:
             InputError: an empty or too long question, an empty document, lists of different lengths.
         """
-        questions = [question] if isinstance(question, str) else list(question)
-        documents = [document] if isinstance(document, str) else list(document)
+        questions, documents = _as_list("question", question), _as_list("document", document)
         if len(questions) != len(documents) and 1 not in (len(questions), len(documents)):
             raise InputError(
                 f"{len(questions)} questions and {len(documents)} documents: give as many of one as of the other, or a single one"
             )
         num_pairs = max(len(questions), len(documents)) if questions and documents else 0
         questions, documents = (texts * num_pairs if len(texts) == 1 else texts for texts in (questions, documents))
-        tokens = {text: self._tokens(text) for text in dict.fromkeys(documents)}
+        tokens = {text: self._tokens(text) for text in dict.fromkeys(documents)}  # a document is tokenised once
         readable = [
             ReadableDocument(text, tokens[text], [self._question(asked)])
             for asked, text in zip(questions, documents, strict=True)
@@ -152,13 +151,21 @@ class Reader:
         results = [_as_pipeline(found, top_k) for (found,) in self.read(readable, settings)]
         return results[0] if isinstance(question, str) and isinstance(document, str) else results
 
-    def read(self, documents: Sequence[ReadableDocument], settings: ReadingSettings | None = None) -> list[list[dict[str, Any]]]:
-        """For each document, for each of its questions, the fields of records.ANSWER that the model decides."""
+    def read(
+        self,
+        documents: Sequence[ReadableDocument],
+        settings: ReadingSettings | None = None,
+        on_batch: Callable[[int], object] = lambda num_windows: None,
+    ) -> list[list[dict[str, Any]]]:
+        """For each document, for each of its questions, the fields of records.ANSWER that the model decides.
+
+        ``on_batch`` is told the windows of each batch that is done.
+        """
         settings = settings or self.settings
         results: list[list[dict[str, Any]]] = [[] for _ in documents]
         for group in _groups(documents):
             pairs = [self._pair(documents[d], question, settings) for d, question in group]
-            found = logits(self._model, self._layout, pairs, self._batch_tokens)
+            found = logits(self._model, self._layout, pairs, self._batch_tokens, on_batch)
             for (d, _), pair, pair_logits in zip(group, pairs, found, strict=True):
                 fields = _answer_pair(documents[d], pair, pair_logits, settings)
                 results[d].append(fields | {"num_windows": len(pair.windows)})
@@ -183,6 +190,12 @@ class Reader:
                 f"{self.settings.max_question_tokens}; shorten it or raise that setting"
             )
         return ids
+
+
+def _as_list(what: str, given: str | Sequence[str]) -> list[str]:
+    if not isinstance(given, str | Sequence):
+        raise InputError(f"{what} is {type(given).__name__}, not str or a list of str")
+    return [given] if isinstance(given, str) else list(given)
 
 
 def _check_text(what: str, text: str) -> None:

@@ -4,7 +4,8 @@ from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.padding import Padding
+from rich.text import Text
 
 from qa_ray.config import AnswerConfig
 from qa_ray.outputs import Output
@@ -16,7 +17,9 @@ from qa_ray.storage import full_uri, join, open_filesystem, open_parquet
 def show_plan(plan: Plan, output: Output, resources: Resources, console: Console) -> None:
     """What ``--check`` prints."""
     table = plan.to_table()
-    state = "finished: the same job would do nothing" if output.finished else "to be resumed" if output.resumed else "new"
+    state = (
+        "finished: the same job would do nothing" if output.finished else "to be resumed" if output.resumed else "new"
+    )
     table.add_row("state", state)
     actors = str(resources.max_actors)
     if resources.min_actors < resources.max_actors:
@@ -31,7 +34,7 @@ def show_answers(manifest: dict[str, Any], config: AnswerConfig, console: Consol
     """The outcome of an answer job: some answers, counts, and where they lie."""
     counts, output = manifest["counts"], full_uri(config.output)
     if config.preview and counts["answers"]:
-        console.print(_preview(output, manifest["files"]["answers"][0], config.preview))
+        _show_first(output, manifest["files"]["answers"][0], config.preview, console)
     console.print(
         f"{counts['answers']:,} answers and {counts['rejects']:,} rejects to {counts['documents']:,} documents "
         f"({counts['windows']:,} windows, {counts['tokens']:,} tokens) in {manifest['seconds']:,.0f} s, "
@@ -43,25 +46,21 @@ def show_answers(manifest: dict[str, Any], config: AnswerConfig, console: Consol
     console.print(f"answers: {escape(join(output, 'answers'))}/*.parquet", soft_wrap=True)
 
 
-def _preview(output: str, file: str, num_rows: int) -> Table:
+def _show_first(output: str, file: str, num_rows: int, console: Console) -> None:
     filesystem, path = open_filesystem(join(output, "answers", file))
     rows = next(open_parquet(filesystem, path, "answers").iter_batches(num_rows)).to_pylist()
-    table = Table("document", "question", "answer", "characters", "score", "where it stands", title_justify="left")
-    table.columns[4].justify = "right"
     for row in sorted(rows, key=lambda row: (row["document_id"], row["question_id"])):
-        answered = row["answer"] is not None
-        table.add_row(
-            escape(row["document_id"]),
-            escape(row["question"]),
-            escape(row["answer"]) if answered else "[dim]no answer[/]",
-            f"{row['start_char']}–{row['stop_char']}" if answered else "",
-            f"{row['score']:.2f}" if answered else "",
-            _marked(row) if answered else "",
-        )
-    return table
+        console.print(f"[dim]{escape(row['document_id'])}[/]  {escape(row['question'])}", highlight=False)
+        if row["answer"] is None:
+            console.print(f"    [dim]no answer ({row['no_answer_score']:.2f})[/]\n")
+            continue
+        facts = f"score {row['score']:.2f}, characters {row['start_char']}–{row['stop_char']}"
+        console.print(f"    [bold green]{escape(row['answer'])}[/]  [dim]{facts}[/]", highlight=False)
+        console.print(Padding(_marked(row), (0, 0, 1, 4)), highlight=False)
 
 
-def _marked(row: dict[str, Any]) -> str:
-    """The snippet with the answer in bold."""
-    before, answer, after = row["snippet"].partition(row["answer"])
-    return " ".join(f"{escape(before)}[bold]{escape(answer)}[/]{escape(after)}".split())
+def _marked(row: dict[str, Any]) -> Text:
+    """The snippet on one line, the answer in it in bold."""
+    text = Text(" ".join(row["snippet"].split()), style="dim")
+    text.highlight_words([" ".join(row["answer"].split())], "bold not dim")
+    return text

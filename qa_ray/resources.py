@@ -1,11 +1,13 @@
 """What a run gets of a cluster, or of this machine: devices, actors, threads."""
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import ray
+import ray.data  # sets up its own logging, which is then turned down
 
 from qa_ray.config import AnswerConfig
 from qa_ray.errors import ConfigError
@@ -32,12 +34,17 @@ def ray_started() -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
+    # Ray tells of its plans and settings at length; what matters of its errors reaches people through ours.
+    for name in ("ray", "ray.data"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if os.environ.get("RAY_ADDRESS"):
-        ray.init(logging_level="warning")
+        ray.init(logging_level=logging.ERROR)
     else:
         # Reading, filtering and writing are light: they share the cores with the actors instead of taking some away.
         ray.init(
-            num_cpus=num_cores() + SPARE_CPUS, include_dashboard=False, logging_level="warning", log_to_driver=False
+            num_cpus=num_cores() + SPARE_CPUS, include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False
         )
     try:
         yield

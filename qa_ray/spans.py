@@ -55,7 +55,9 @@ def spans(
         num_taken, limit = len(found), 4 * limit
 
 
-def _top(start_logits_T: Tensor, end_logits_T: Tensor, reach_T: Tensor, max_answer_tokens: int, limit: int) -> list[Span]:
+def _top(
+    start_logits_T: Tensor, end_logits_T: Tensor, reach_T: Tensor, max_answer_tokens: int, limit: int
+) -> list[Span]:
     chunks = [
         _top_of_chunk(start_logits_T, end_logits_T, reach_T, max_answer_tokens, limit, first_token)
         for first_token in range(0, len(start_logits_T), CHUNK_TOKENS)

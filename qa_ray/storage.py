@@ -6,12 +6,12 @@ The one place that knows file systems. Credentials come from the environment, ne
 import glob
 import os
 import posixpath
+import re
 from typing import Any
 
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
-from fsspec.implementations.local import LocalFileSystem
 
 from qa_ray.errors import InputError, OutputError
 
@@ -40,41 +40,49 @@ def full_uri(uri: str) -> str:
     return os.path.abspath(os.path.expanduser(uri.removeprefix("file://"))) if is_local(uri) else uri
 
 
-def parquet_files(uri: str, what: str) -> list[str]:
-    """All Parquet files at ``uri`` (a file, a folder, or a glob), sorted, as paths within its file system.
+def list_files(uri: str, what: str) -> list[str]:
+    """The files at ``uri`` (a file, a folder with all below, a glob), sorted; none if there is nothing.
 
-    Files and folders whose names begin with ``_`` or ``.`` are skipped, as everywhere in the Parquet world.
+    They are paths within its file system. In a folder, what begins with ``_`` or ``.`` is skipped, as everywhere in the
+    Parquet world.
+
+    Raises:
+        InputError: no permission; ``what`` ("documents") says whose path it is.
+
+    """
+    filesystem, path = open_filesystem(uri)
+    if filesystem.isfile(path):
+        return [path]
+    if glob.has_magic(path) and not filesystem.exists(path):
+        return sorted(str(file) for file in filesystem.glob(path))
+    try:
+        filesystem.ls(path, detail=False)  # find() passes over a missing or forbidden folder in silence; this raises
+        found = sorted(str(file) for file in filesystem.find(path))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except PermissionError as error:
+        raise InputError(f"{what}: no permission to read {uri!r}; check its owner or the credentials") from error
+    return [file for file in found if not re.search(r"/[_.]", "/" + file[len(path) :])]
+
+
+def parquet_files(uri: str, what: str) -> list[str]:
+    """Those of ``list_files`` that are Parquet.
 
     Raises:
         InputError: nothing there, or no Parquet in it; ``what`` ("documents") says whose path it is.
+
     """
-    filesystem, path = open_filesystem(uri)
-    try:
-        found = _list_files(filesystem, path)
-    except FileNotFoundError as error:
-        raise InputError(f"{what}: no such file or folder: {uri!r}; give a Parquet file, a folder or a glob") from error
-    except PermissionError as error:
-        raise InputError(f"{what}: no permission to read {uri!r}; check its owner or the credentials") from error
+    found = list_files(uri, what)
     if files := [file for file in found if file.endswith((".parquet", ".pq"))]:
-        return sorted(files)
+        return files
+    filesystem, path = open_filesystem(uri)
+    if not found and not filesystem.exists(path):
+        raise InputError(f"{what}: no such file or folder: {uri!r}; give a Parquet file, a folder or a glob")
     seen = ", ".join(posixpath.basename(file) for file in found[:5]) or "nothing"
     raise InputError(
         f"{what}: no Parquet file (*.parquet) in {uri!r}, which holds {seen}; "
         "make some from SQuAD JSON, text files or a data set with 'qa-ray prepare'"
     )
-
-
-def _list_files(filesystem: fsspec.AbstractFileSystem, path: str) -> list[str]:
-    if glob.has_magic(path):
-        return [str(file) for file in filesystem.glob(path)]
-    if filesystem.isfile(path):
-        return [path]
-    if isinstance(filesystem, LocalFileSystem):
-        os.listdir(path)  # find() passes over a missing or forbidden folder in silence; this raises
-    elif not filesystem.exists(path):
-        raise FileNotFoundError(path)
-    inside = [(str(file), str(file)[len(path) :].strip("/").split("/")) for file in filesystem.find(path)]
-    return [file for file, names in inside if not any(name.startswith(("_", ".")) for name in names)]
 
 
 def open_parquet(filesystem: fsspec.AbstractFileSystem, path: str, what: str) -> pq.ParquetFile:
@@ -85,6 +93,15 @@ def open_parquet(filesystem: fsspec.AbstractFileSystem, path: str, what: str) ->
         raise InputError(f"{what}: no permission to read {path!r}; check its owner or the credentials") from error
     except (pa.ArrowInvalid, OSError) as error:
         raise InputError(f"{what}: {path!r} cannot be read as Parquet ({error}); write it again or move it") from error
+
+
+def read_bytes(filesystem: fsspec.AbstractFileSystem, path: str) -> bytes:
+    """What the file ``path`` holds; one that is missing or forbidden is an InputError."""
+    try:
+        content: Any = filesystem.cat_file(path)
+    except OSError as error:
+        raise InputError(f"{path!r} cannot be read: {error}; check the path, its owner or the credentials") from error
+    return content
 
 
 def write_parquet(table: pa.Table, uri: str, **options: Any) -> None:
@@ -107,7 +124,14 @@ def write_text(uri: str, text: str) -> None:
 def read_text(uri: str) -> str | None:
     """The text of the file ``uri``, or None if there is none."""
     filesystem, path = open_filesystem(uri)
-    return filesystem.read_text(path, encoding="utf-8") if filesystem.isfile(path) else None
+    return str(filesystem.read_text(path, encoding="utf-8")) if filesystem.isfile(path) else None
+
+
+def remove_folder(uri: str) -> None:
+    """Removes the folder ``uri`` with all below, if there is one."""
+    filesystem, path = open_filesystem(uri)
+    if filesystem.exists(path):
+        filesystem.rm(path, recursive=True)
 
 
 class writing:

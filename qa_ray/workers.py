@@ -53,10 +53,13 @@ class Progress:
     def __init__(self):
         self._counts = Counts()
 
-    def add(self, documents: int, windows: int, rejects: int, peak_bytes: int) -> None:
+    def add_windows(self, windows: int) -> None:
+        """Notes a batch that went through the model."""
+        self._counts.windows += windows
+
+    def add_block(self, documents: int, rejects: int, peak_bytes: int) -> None:
         """Notes a finished block."""
         self._counts.documents += documents
-        self._counts.windows += windows
         self._counts.rejects += rejects
         self._counts.peak_actor_bytes = max(self._counts.peak_actor_bytes, peak_bytes)
 
@@ -77,7 +80,9 @@ def tokenise_documents(table: pa.Table, settings: TokeniseSettings) -> pa.Table:
         except Exception as error:  # the reject boundary
             rows.append(_all_rejected(checked, "tokens", error))
     kept = table.drop_columns([settings.text_column])
-    return pa.table([*kept.columns, *pa.Table.from_pylist(rows, TOKENISED).columns], [*kept.column_names, *TOKENISED.names])
+    return pa.table(
+        [*kept.columns, *pa.Table.from_pylist(rows, TOKENISED).columns], [*kept.column_names, *TOKENISED.names]
+    )
 
 
 @lru_cache(maxsize=1)
@@ -116,7 +121,14 @@ def _tokenised(checked: CheckedDocument, tokeniser: Tokeniser, settings: Tokenis
 
 def _all_rejected(checked: CheckedDocument, stage: str, error: Exception) -> dict[str, Any]:
     rejects = [_failure(question.question_id, stage, error) for question in checked.questions]
-    return {"text": "", "token_ids": [], "start_char": [], "stop_char": [], "questions": [], "rejects": checked.rejects + rejects}
+    return {
+        "text": "",
+        "token_ids": [],
+        "start_char": [],
+        "stop_char": [],
+        "questions": [],
+        "rejects": checked.rejects + rejects,
+    }
 
 
 def _failure(question_id: str, stage: str, error: Exception) -> dict[str, Any]:
@@ -157,7 +169,7 @@ class AnswerDocuments:
             "num_windows": num_windows,
         }
         peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        self._progress.add.remote(table.num_rows, sum(num_windows), sum(map(len, rejects)), peak_bytes)
+        self._progress.add_block.remote(table.num_rows, sum(map(len, rejects)), peak_bytes)
         kept = table.drop_columns(TOKENISED.names)
         return pa.table([*kept.columns, *pa.table(rows, PART).columns], [*kept.column_names, *PART.names])
 
@@ -166,17 +178,22 @@ class AnswerDocuments:
     ) -> list[list[dict[str, Any]]]:
         """The answers of each document; one that makes the model fail is rejected alone."""
         try:
-            found = self._reader.read(documents, self._reading)
+            found = self._reader.read(documents, self._reading, self._progress.add_windows.remote)
         except Exception:  # the reject boundary: find the culprit
             found = [self._answers_alone(*row) for row in zip(documents, asked, rejects, strict=True)]
         return [
-            [{"question_id": q["question_id"], "question": q["question"]} | fields for q, fields in zip(questions, answers)]
+            [
+                {"question_id": q["question_id"], "question": q["question"]} | fields
+                for q, fields in zip(questions, answers)
+            ]
             for questions, answers in zip(asked, found, strict=True)
         ]
 
-    def _answers_alone(self, document: ReadableDocument, asked: list[dict], rejects: list[dict]) -> list[dict[str, Any]]:
+    def _answers_alone(
+        self, document: ReadableDocument, asked: list[dict], rejects: list[dict]
+    ) -> list[dict[str, Any]]:
         try:
-            return self._reader.read([document], self._reading)[0]
+            return self._reader.read([document], self._reading, self._progress.add_windows.remote)[0]
         except Exception as error:  # the reject boundary
             rejects.extend(_failure(question["question_id"], "logits", error) for question in asked)
             return []

@@ -29,9 +29,15 @@ def save_model(family: str, folder: Path, *, positions: int = 130, seed: int = 0
     """A checkpoint folder of this family with random weights; ``positions`` as the config counts them."""
     torch.manual_seed(seed)
     tokenizer = byte_level() if family in ("longformer", "roberta") else wordpiece(types=family == "bert")
-    common = {"vocab_size": len(tokenizer), "max_position_embeddings": positions, "pad_token_id": tokenizer.pad_token_id}
+    common = {
+        "vocab_size": len(tokenizer),
+        "max_position_embeddings": positions,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
     if family == "longformer":
-        config = LongformerConfig(**common, **SIZES, attention_window=[16, 8], type_vocab_size=1, sep_token_id=tokenizer.sep_token_id)
+        config = LongformerConfig(
+            **common, **SIZES, attention_window=[16, 8], type_vocab_size=1, sep_token_id=tokenizer.sep_token_id
+        )
         model = LongformerForQuestionAnswering(config)
     elif family == "roberta":
         model = RobertaForQuestionAnswering(RobertaConfig(**common, **SIZES, type_vocab_size=1))
@@ -75,9 +81,13 @@ def byte_level() -> PreTrainedTokenizerFast:
     tokenizer.decoder = decoders.ByteLevel()
     special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=special, initial_alphabet=alphabet, show_progress=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=400, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+    )
     tokenizer.train_from_iterator([TEXT] * 4, trainer)
-    tokenizer.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0), trim_offsets=True, add_prefix_space=False)
+    tokenizer.post_processor = processors.RobertaProcessing(
+        ("</s>", 2), ("<s>", 0), trim_offsets=True, add_prefix_space=False
+    )
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", cls_token="<s>", sep_token="</s>",
         pad_token="<pad>", unk_token="<unk>", mask_token="<mask>", model_input_names=["input_ids", "attention_mask"],

@@ -1,0 +1,357 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from rich.console import Console
+
+from qa_ray.errors import InputError
+from qa_ray.evaluate import Evaluation, Figures, evaluate
+from qa_ray.metrics import Threshold
+from qa_ray.records import ANSWERS, QUESTIONS
+
+DATA = Path(__file__).parents[1] / ".." / "shared" / "data"
+
+# EM and F1 by the official scripts.
+LEADERBOARD = {
+    "v1.1-bert-ensemble": (86.2062, 92.1956),
+    "v1.1-r-net-ensemble": (82.4693, 88.4779),
+    "v1.1-slqa-ensemble": (81.9489, 88.3839),
+    "v1.1-electra-small-third-party": (77.3415, 85.4152),
+    "v1.1-match-lstm-ensemble": (67.6348, 76.7556),
+    "v1.1-logistic-regression": (40.1419, 50.9815),
+    "v2.0-bert-single": (78.7417, 81.7753),
+    "v2.0-nlnet-single": (75.8275, 78.7778),
+    "v2.0-bidaf-elmo": (65.7037, 67.8765),
+}
+
+
+@pytest.fixture(scope="module")
+def squad(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The questions of SQuAD's dev sets in Parquet, by version."""
+    if not DATA.is_dir():
+        pytest.skip(f"the published predictions are not here: {DATA.resolve()}")
+    folder = tmp_path_factory.mktemp("squad")
+    for version in ("v1.1", "v2.0"):
+        pq.write_table(squad_questions(DATA / "squad" / f"dev-{version}.json"), folder / f"{version}.parquet")
+    return {version: str(folder / f"{version}.parquet") for version in ("v1.1", "v2.0")}
+
+
+def squad_questions(path: Path) -> pa.Table:
+    rows = [
+        {
+            "document_id": f"{article['title']}/{i}",
+            "question_id": qa["id"],
+            "answers": [{"text": gold["text"], "start_char": gold["answer_start"]} for gold in qa["answers"]],
+            "title": article["title"],
+        }
+        for article in json.loads(path.read_text(encoding="utf-8"))["data"]
+        for i, paragraph in enumerate(article["paragraphs"])
+        for qa in paragraph["qas"]
+    ]
+    return pa.Table.from_pylist(rows, QUESTIONS.append(pa.field("title", pa.string())))
+
+
+@pytest.mark.parametrize("name", LEADERBOARD)
+def test_scores_of_published_systems_equal_those_of_the_official_scripts(name: str, squad: dict[str, str]):
+    evaluation = evaluate(str(DATA / "squad" / "leaderboard" / f"{name}.json"), squad[name[:4]])
+    assert evaluation.rules == f"SQuAD {name[1:4]}"
+    assert (round(evaluation.overall.exact_match, 4), round(evaluation.overall.f1, 4)) == LEADERBOARD[name]
+
+
+def test_groups_add_up_to_the_whole(squad: dict[str, str]):
+    evaluation = evaluate(str(DATA / "squad" / "leaderboard" / "v2.0-bert-single.json"), squad["v2.0"], by="title")
+    counts = [figures.count for figures in evaluation.groups.values()]
+    assert counts == sorted(counts, reverse=True)
+    assert sum(counts) == evaluation.overall.count == 11_873
+    for parts in (evaluation.groups, evaluation.answerable):
+        total = sum(figures.f1 * figures.count for figures in parts.values())
+        assert total / evaluation.overall.count == pytest.approx(evaluation.overall.f1)
+
+
+# Small tables.
+
+
+def golds(*texts: str) -> list[dict[str, Any]]:
+    return [{"text": text, "start_char": 0} for text in texts]
+
+
+def question(question_id: str, answers: list[dict[str, Any]] | None, document_id: str | None = "d", **others: Any):
+    return {"question_id": question_id, "answers": answers, "document_id": document_id, **others}
+
+
+def answer(
+    question_id: str, text: str | None, no_answer_score: float | None = None, document_id: str = "d", best: str = ""
+):
+    n_best = [{"answer": span} for span in (best or text, "another") if span]
+    row = {"document_id": document_id, "question_id": question_id, "answer": text, "n_best": n_best}
+    return row | {"no_answer_score": no_answer_score}
+
+
+class Folder:
+    """A place for the tables of one test."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def questions(self, *rows: dict[str, Any], others: tuple[str, ...] = ()) -> str:
+        return self.table("questions", rows, pa.schema([*QUESTIONS, *((name, pa.string()) for name in others)]))
+
+    def answers(self, *rows: dict[str, Any], others: tuple[str, ...] = ()) -> str:
+        return self.table("predicted", rows, pa.schema([*ANSWERS, *((name, pa.string()) for name in others)]))
+
+    def predictions(self, texts: Any) -> str:
+        return self.text("predictions.json", json.dumps(texts))
+
+    def text(self, name: str, text: str) -> str:
+        (self.path / name).write_text(text, encoding="utf-8")
+        return str(self.path / name)
+
+    def table(self, name: str, rows: Any, schema: pa.Schema | None = None) -> str:
+        (self.path / name).mkdir(parents=True)
+        pq.write_table(pa.Table.from_pylist(list(rows), schema), self.path / name / "part-0.parquet")
+        return str(self.path / name)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Folder:
+    return Folder(tmp_path)
+
+
+def test_questions_without_gold_are_counted_and_not_scored(folder: Folder):
+    questions = folder.questions(question("q1", golds("Paris")), question("q2", None))
+    evaluation = evaluate(folder.answers(answer("q1", "Paris"), answer("q2", "Rome")), questions)
+    assert (evaluation.rules, evaluation.no_gold) == ("SQuAD 1.1", 1)
+    assert evaluation.overall == Figures(exact_match=100, f1=100, average=100, count=1, missing=0)
+
+
+def test_a_missing_answer_scores_0_by_squad_1_even_if_the_gold_normalises_to_nothing(folder: Folder):
+    questions = folder.questions(question("q1", golds("Paris")), question("q2", golds(".")))
+    evaluation = evaluate(folder.answers(answer("q1", "Paris")), questions)
+    assert evaluation.overall == Figures(exact_match=50, f1=50, average=50, count=2, missing=1)
+
+
+def test_a_missing_answer_counts_as_no_answer_by_squad_2(folder: Folder):
+    questions = folder.questions(question("q1", golds("Paris")), question("q2", []), question("q3", golds("Rome")))
+    evaluation = evaluate(folder.answers(answer("q1", "Paris")), questions)
+    assert evaluation.rules == "SQuAD 2.0"
+    assert evaluation.answerable["no_answer"] == Figures(exact_match=100, f1=100, average=100, count=1, missing=1)
+    assert evaluation.answerable["has_answer"] == Figures(exact_match=50, f1=50, average=50, count=2, missing=1)
+    assert evaluation.thresholds == {}
+
+
+def test_cmrc_scores_a_skipped_question_0_and_keeps_it_in_the_total(folder: Folder):
+    # EM: 1 of 3 (punctuation does not count). F1: 1, and 光荣 in 光荣公司: P = 1, R = 2/4, F1 = 2/3. Skipped: 0.
+    questions = folder.questions(
+        question("q1", golds("《三国志》")), question("q2", golds("光荣公司")), question("q3", golds("任天堂"))
+    )
+    evaluation = evaluate(folder.predictions({"q1": "三国志。", "q2": "光荣"}), questions, metric="cmrc")
+    f1 = 100 * (1 + 2 / 3) / 3
+    assert evaluation.rules == "CMRC 2018"
+    assert evaluation.overall.exact_match == pytest.approx(100 / 3)
+    assert evaluation.overall.f1 == pytest.approx(f1)
+    assert evaluation.overall.average == pytest.approx((100 / 3 + f1) / 2)
+    assert (evaluation.overall.count, evaluation.overall.missing) == (3, 1)
+    assert f"average of EM and F1: {evaluation.overall.average:.4f}" in shown(evaluation)
+
+
+def test_answers_meet_questions_by_document_and_question(folder: Folder):
+    questions = folder.questions(question("q", golds("Paris"), "france"), question("q", golds("Rome"), "italy"))
+    answers = folder.answers(answer("q", "Rome", document_id="italy"), answer("q", "Paris", document_id="france"))
+    assert evaluate(answers, questions).overall.exact_match == 100
+
+
+def test_without_documents_on_one_side_they_meet_by_question(folder: Folder):
+    questions = folder.questions(question("q1", golds("Paris"), None), question("q2", golds("Rome"), "italy"))
+    answers = folder.answers(answer("q1", "Paris", document_id="x"), answer("q2", "Rome", document_id="italy"))
+    assert evaluate(answers, questions).overall.exact_match == 100
+    assert evaluate(folder.predictions({"q1": "Paris", "q2": "Rome"}), questions).overall.exact_match == 100
+
+
+def test_ids_may_be_numbers_and_columns_that_are_not_needed_may_be_absent(folder: Folder):
+    questions = folder.table("questions", [{"question_id": 7, "answers": golds("Paris")}])
+    answers = folder.table("predicted", [{"question_id": "7", "answer": "Paris"}])
+    assert evaluate(answers, questions).overall.exact_match == 100
+
+
+def test_a_finished_job_is_read_from_its_output_folder(folder: Folder):
+    questions = folder.questions(question("q", golds("Paris")))
+    folder.table("job/answers", [answer("q", "Paris")], ANSWERS)
+    folder.text("job/_SUCCESS", "")
+    assert evaluate(str(folder.path / "job"), questions).overall.exact_match == 100
+
+
+@pytest.mark.parametrize("written", ["answers", "_run/parts"])
+def test_a_job_that_has_not_finished_is_refused(folder: Folder, written: str):
+    questions = folder.questions(question("q", golds("Paris")))
+    folder.table(f"job/{written}", [answer("q", "Paris")], ANSWERS)
+    with pytest.raises(InputError, match=r"no _SUCCESS in '.*job', so the job has not finished; start it again"):
+        evaluate(str(folder.path / "job"), questions)
+
+
+# The case of test_metrics: answering nothing scores 2 of 5; EM is best at 0.1 (3 of 5), F1 at 0.4 (3.5 of 5).
+HAND_WORKED = {
+    "q1": (golds("Paris"), "Paris", 0.1),
+    "q2": ([], "Rome", 0.2),
+    "q3": (golds("one two three"), "one", 0.3),  # P = 1, R = 1/3, F1 = 1/2
+    "q4": (golds("Rome"), "Rome", 0.4),
+    "q5": ([], "Rome", 0.9),
+}
+
+
+@pytest.mark.parametrize(("threshold_of_the_run", "f1"), [(0.0, 40), (0.25, 40), (1.0, 50)])
+def test_best_thresholds_do_not_depend_on_the_one_of_the_run(folder: Folder, threshold_of_the_run: float, f1: float):
+    questions = folder.questions(*(question(name, gold) for name, (gold, _, _) in HAND_WORKED.items()))
+    rows = [
+        answer(name, best if no_answer <= threshold_of_the_run else None, no_answer, best=best)
+        for name, (_, best, no_answer) in HAND_WORKED.items()
+    ]
+    evaluation = evaluate(folder.answers(*rows), questions)
+    assert (evaluation.overall.exact_match, evaluation.overall.f1) == pytest.approx((40, f1))
+    assert evaluation.thresholds == {"exact_match": Threshold(0.1, 60), "f1": Threshold(0.4, 70)}
+
+
+def test_questions_without_a_no_answer_score_keep_their_score_in_the_search(folder: Folder):
+    rows = [question("q1", golds("Paris")), question("q2", []), question("q3", []), question("q4", golds("Rome"))]
+    # q1 is worth answering at 0.3; q2 has no row (right), q3 an answer without a score (wrong), q4 as well (right).
+    answers = folder.answers(answer("q1", None, 0.3, best="Paris"), answer("q3", "Oslo"), answer("q4", "Rome"))
+    evaluation = evaluate(answers, folder.questions(*rows))
+    assert evaluation.overall.exact_match == 50
+    assert evaluation.thresholds == {"exact_match": Threshold(0.3, 75), "f1": Threshold(0.3, 75)}
+
+
+def test_groups_by_a_column_of_the_questions(folder: Folder):
+    rows = [("q1", "Paris", "place"), ("q2", "1889", "date"), ("q3", "Rome", "place"), ("q4", "Oslo", None)]
+    questions = folder.questions(*(question(i, golds(text), kind=kind) for i, text, kind in rows), others=("kind",))
+    evaluation = evaluate(folder.answers(answer("q1", "Paris"), answer("q2", "1789")), questions, by="kind")
+    assert list(evaluation.groups) == ["place", "date", "null"]
+    assert evaluation.groups["place"] == Figures(exact_match=50, f1=50, average=50, count=2, missing=1)
+
+
+def test_groups_by_a_column_passed_through_to_the_answers(folder: Folder):
+    questions = folder.questions(*(question(f"q{i}", golds("Paris")) for i in range(4)))
+    titles = ["[bold]France", "[bold]France", "Italy"]
+    rows = [answer(f"q{i}", "Paris") | {"title": title} for i, title in enumerate(titles)]
+    evaluation = evaluate(folder.answers(*rows, others=("title",)), questions, by="title")
+    assert {name: figures.count for name, figures in evaluation.groups.items()} == {
+        "[bold]France": 2,
+        "Italy": 1,
+        "null": 1,  # no answer row, no title
+    }
+    assert "[bold]France" in shown(evaluation)
+
+
+def shown(evaluation: Evaluation) -> str:
+    console = Console(width=120)
+    with console.capture() as capture:
+        console.print(evaluation.to_table())
+    return capture.get()
+
+
+def test_the_table_shows_what_was_counted(folder: Folder):
+    questions = folder.questions(
+        *(question(name, gold, kind=name) for name, (gold, _, _) in HAND_WORKED.items()),
+        question("q6", None),
+        others=("kind",),
+    )
+    answers = folder.answers(*(answer(name, best, score) for name, (_, best, score) in HAND_WORKED.items()))
+    text = shown(evaluate(answers, questions, by="kind"))
+    lines = [[cell.strip() for cell in line.split("│")[1:-1]] for line in text.splitlines() if "│" in line]
+    assert lines[:5] == [
+        ["all", "40.0000", "50.0000", "5", "0"],
+        ["has answer", "66.6667", "83.3333", "3", "0"],
+        ["no answer", "0.0000", "0.0000", "2", "0"],
+        ["best, up to no_answer_score 0.1", "60.0000", "", "", ""],
+        ["best, up to no_answer_score 0.4", "", "70.0000", "", ""],
+    ]
+    assert lines[7] == ["q3", "0.00", "50.00", "1", "0"]
+    assert "SQuAD 2.0" in text
+    assert "1 more without gold answers" in text
+
+
+def test_the_json_holds_all_of_the_evaluation(folder: Folder):
+    questions = folder.questions(question("q1", golds("Paris"), kind="où"), question("q2", []), others=("kind",))
+    evaluation = evaluate(folder.answers(answer("q1", "Paris", 0.25)), questions, by="kind")
+    assert '"où"' in evaluation.to_json()
+    fields = json.loads(evaluation.to_json())
+    assert fields["overall"] == {"exact_match": 100, "f1": 100, "average": 100, "count": 2, "missing": 1}
+    assert fields["thresholds"]["f1"] == {"threshold": 0.25, "score": 100}
+    assert set(fields) == {"rules", "overall", "answerable", "by", "groups", "thresholds", "no_gold"}
+
+
+def refusal(answers: str, questions: str, by: str | None = None) -> str:
+    with pytest.raises(InputError) as caught:
+        evaluate(answers, questions, by=by)
+    return str(caught.value)
+
+
+def test_paths_that_lead_nowhere_are_named(folder: Folder):
+    questions = folder.questions(question("q", golds("Paris")))
+    assert refusal("gone", questions).startswith("answers: no such file or folder: 'gone'; give")
+    assert refusal("gone.json", questions).startswith("answers: no such file: 'gone.json'; give a job's output folder,")
+    assert refusal(folder.predictions({}), "lost").startswith("questions: no such file or folder: 'lost'; give")
+
+
+def test_a_predictions_file_that_is_none_says_what_it_is(folder: Folder):
+    questions = folder.questions(question("q", golds("Paris")))
+    broken = folder.text("broken.json", '{"q": ')
+    assert refusal(broken, questions).startswith(f"answers: {broken!r} is not JSON (Expecting value: line 1")
+    latin = folder.path / "latin.json"
+    latin.write_bytes('{"q": "où"}'.encode("latin-1"))
+    assert "is not JSON ('utf-8' codec can't decode" in refusal(str(latin), questions)
+    assert "holds a list, no object; write {question_id: text}" in refusal(folder.predictions(["Paris"]), questions)
+    message = refusal(folder.predictions({"q": {"text": "Paris"}}), questions)
+    assert message.endswith("""has {'text': 'Paris'} for question 'q'; write a text, "" for none""")
+
+
+def test_questions_without_any_gold_are_refused(folder: Folder):
+    questions = folder.questions(question("q1", None), question("q2", None))
+    message = refusal(folder.predictions({"q1": "Paris"}), questions)
+    assert message == f"questions: no gold answers in the 2 rows of {questions!r}; fill the column 'answers'"
+
+
+def test_gold_in_another_layout_is_refused(folder: Folder):
+    row = {"question_id": "q", "answers": {"text": ["Paris"], "answer_start": [0]}}
+    message = refusal(folder.predictions({"q": "Paris"}), folder.table("questions", [row]))
+    assert "question 'q' in " in message
+    assert message.endswith("has gold {'text': ['Paris'], 'answer_start': [0]}; give a list of {text, …}")
+
+
+def test_a_missing_column_is_named_with_those_that_are_there(folder: Folder):
+    questions = folder.table("questions", [{"id": "q", "answers": golds("Paris")}])
+    message = refusal(folder.predictions({"q": "Paris"}), questions)
+    assert message.startswith("questions: no column 'question_id' in ")
+    assert message.endswith("part-0.parquet', only id, answers; rename or add it")
+
+
+def test_a_group_column_that_is_nowhere_is_refused_with_a_suggestion(folder: Folder):
+    questions = folder.questions(question("q", golds("Paris")))
+    answers = folder.table("predicted", [{"question_id": "q", "answer": "Paris", "title": "France"}])
+    assert refusal(answers, questions, by="titel") == (
+        "evaluate: no column 'titel': the questions have question_id, question, document_id, answers; "
+        "the answers have question_id, answer, title; did you mean 'title'?"
+    )
+    message = refusal(folder.predictions({"q": "Paris"}), questions, by="kind")
+    assert message.endswith(
+        "the questions have question_id, question, document_id, answers; name one of them with by=…"
+    )
+
+
+def test_answers_to_other_questions_are_refused_with_an_id_of_each_side(folder: Folder):
+    questions = folder.questions(question("q1", golds("Paris"), "france"))
+    answers = folder.answers(answer("q1", "Rome", document_id="italy"))
+    assert refusal(answers, questions) == (
+        "evaluate: the answers are to other questions than the gold answers: there question 'q1' of document 'italy', "
+        "here question 'q1' of document 'france'; give the questions that were answered"
+    )
+    assert "there no row, here question 'q1'" in refusal(folder.predictions({}), questions)
+
+
+def test_an_id_that_stands_for_two_rows_is_refused(folder: Folder):
+    questions = folder.questions(question("q", golds("Paris"), "france"), question("q", golds("Rome"), "italy"))
+    remedy = "keep one, or tell them apart by a document_id in questions and answers"
+    assert refusal(folder.predictions({"q": "Paris"}), questions) == f"questions: question 'q' has 2 rows; {remedy}"
+    answers = folder.answers(answer("q", "Paris", document_id="france"), answer("q", "Nice", document_id="france"))
+    assert refusal(answers, questions) == f"answers: question 'q' of document 'france' has 2 rows; {remedy}"

@@ -1,0 +1,188 @@
+import numpy as np
+import pytest
+import torch
+from models import FAMILIES, TEXT
+from transformers import AutoModelForQuestionAnswering, AutoTokenizer
+
+from qa_ray import Reader
+from qa_ray.answers import trim
+from qa_ray.errors import InputError
+from qa_ray.logits import Pair, logits
+from qa_ray.reader import ReadableDocument
+from qa_ray.records import Ranking
+
+DOCUMENT = (TEXT + "A literal </s> [SEP] <mask> stands here 😀. ") * 4
+QUESTIONS = ["Who built the lighthouse?", "它在哪里？", "When was the agreement signed, and by whom, and why?"]
+
+
+def each_window_alone(folder: str, question: str, max_tokens: int, overlap: int) -> list[dict]:
+    """transformers' own windows and logits, one window at a time: the reference for everything here."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForQuestionAnswering.from_pretrained(folder).eval()
+    encoded = tokenizer(
+        question, DOCUMENT, truncation="only_second", max_length=max_tokens, stride=overlap,
+        return_overflowing_tokens=True, return_offsets_mapping=True, split_special_tokens=True,
+    )  # fmt: skip
+    found, start_token = [], 0
+    for w, ids in enumerate(encoded["input_ids"]):
+        inputs = {name: torch.tensor([encoded[name][w]]) for name in tokenizer.model_input_names}
+        if model.config.model_type == "longformer":
+            first_separator = ids.index(tokenizer.sep_token_id)
+            inputs["global_attention_mask"] = (torch.arange(len(ids)) < first_separator).long()[None]
+        with torch.inference_mode():
+            output = model(**inputs)
+        where = [i for i, part in enumerate(encoded.sequence_ids(w)) if part == 1]
+        found.append({
+            "first_token": start_token,
+            "offsets": [encoded["offset_mapping"][w][i] for i in where],
+            "start": output.start_logits[0, where],
+            "end": output.end_logits[0, where],
+            "null": (output.start_logits[0, 0], output.end_logits[0, 0]),
+        })  # fmt: skip
+        start_token += len(where) - overlap
+    return found
+
+
+def readable(reader: Reader, *questions: str, document: str = DOCUMENT) -> ReadableDocument:
+    return ReadableDocument(document, reader.tokeniser(document), [reader.tokeniser.question(q) for q in questions])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("forward", ["auto", "transformers"])
+def test_logits_equal_transformers_on_each_window_alone(models: dict[str, str], family: str, forward):
+    reader = Reader(models[family], forward=forward)
+    document = readable(reader, *QUESTIONS)
+    pairs = [reader._pair(document, question, reader.settings) for question in document.questions]
+    for asked, pair, found in zip(QUESTIONS, pairs, logits(reader._model, reader._layout, pairs, 700), strict=True):
+        reference = each_window_alone(models[family], asked, 64, 16)
+        assert len(reference) == len(pair.windows) > 5
+        for w, theirs in enumerate(reference):
+            own = slice(int(pair.windows.own_start_W[w]), int(pair.windows.own_stop_W[w]))
+            inside = slice(own.start - theirs["first_token"], own.stop - theirs["first_token"])
+            scale = max(1.0, float(theirs["start"].abs().max()), float(theirs["end"].abs().max()))
+            torch.testing.assert_close(found.start_T[own], theirs["start"][inside], rtol=0, atol=1e-5 * scale)
+            torch.testing.assert_close(found.end_T[own], theirs["end"][inside], rtol=0, atol=1e-5 * scale)
+            assert float(found.null_start_W[w]) == pytest.approx(float(theirs["null"][0]), abs=1e-5 * scale)
+            assert float(found.null_end_W[w]) == pytest.approx(float(theirs["null"][1]), abs=1e-5 * scale)
+
+
+def brute_force(reference: list[dict], longest: int, ranking: Ranking) -> dict[tuple[int, int], float]:
+    """Every span of every window; each token's logit comes from the window that gives it most context."""
+    last = max(w["first_token"] + len(w["start"]) for w in reference)
+    best: dict[int, tuple[float, float, float, tuple]] = {}
+    for window in reference:
+        first, length = window["first_token"], len(window["start"])
+        shift = window["null"] if ranking == "logit_minus_null" else (0.0, 0.0)
+        for t in range(length):
+            left = np.inf if first == 0 else t
+            right = np.inf if first + length == last else length - 1 - t
+            entry = (
+                min(left, right),
+                float(window["start"][t] - shift[0]),
+                float(window["end"][t] - shift[1]),
+                window["offsets"][t],
+            )
+            if first + t not in best or entry[0] > best[first + t][0]:
+                best[first + t] = entry
+    found: dict[tuple[int, int], float] = {}
+    for window in reference:
+        tokens = range(window["first_token"], window["first_token"] + len(window["start"]))
+        for i in tokens:
+            for j in range(i, min(i + longest, tokens.stop)):
+                span = trim(DOCUMENT, best[i][3][0], best[j][3][1])
+                if span[0] < span[1]:
+                    found[span] = max(found.get(span, -np.inf), best[i][1] + best[j][2])
+    return found
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("ranking", ["logit", "logit_minus_null"])
+def test_the_n_best_equal_a_brute_force_search_over_all_spans_of_all_windows(
+    models: dict[str, str], family: str, ranking: Ranking
+):
+    reader = Reader(models[family], max_answer_tokens=9, ranking=ranking)
+    for question in QUESTIONS:
+        found = reader.answer(question, DOCUMENT, top_k=30)
+        expected = brute_force(each_window_alone(models[family], question, 64, 16), 9, ranking)
+        by_logit = sorted(expected.values(), reverse=True)
+        for rank, span in enumerate(found):
+            assert expected[span["start"], span["end"]] == pytest.approx(by_logit[rank], abs=1e-4)
+            assert DOCUMENT[span["start"] : span["end"]] == span["answer"]
+        assert len({(span["start"], span["end"]) for span in found}) == 30
+        assert sum(span["score"] for span in found) <= 1
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_for_one_window_the_score_is_the_softmax_product_that_people_know(models: dict[str, str], family: str):
+    reader = Reader(models[family], max_tokens=128)
+    document = "In 1871 Ada Vane built it."
+    best = reader.answer("Who?", document)
+    document_tokens = readable(reader, "Who?", document=document)
+    (found,) = logits(
+        reader._model,
+        reader._layout,
+        [reader._pair(document_tokens, document_tokens.questions[0], reader.settings)],
+        128,
+    )
+    product = torch.softmax(found.start_T, 0)[:, None] * torch.softmax(found.end_T, 0)[None].double()
+    assert best["score"] == pytest.approx(float(product.triu().max()), rel=1e-5)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_results_do_not_depend_on_the_batch_budget(models: dict[str, str], family: str):
+    results = [
+        Reader(models[family], batch_tokens=budget).answer(QUESTIONS, DOCUMENT, top_k=10) for budget in (1, 200, 5_000)
+    ]
+    for other in results[1:]:
+        for a, b in zip(results[0], other, strict=True):
+            assert [(x["start"], x["end"]) for x in a] == [(x["start"], x["end"]) for x in b]
+            assert [x["score"] for x in a] == pytest.approx([x["score"] for x in b], rel=1e-3, abs=1e-9)
+
+
+def test_groups_that_fit_in_memory_change_nothing(models: dict[str, str], monkeypatch: pytest.MonkeyPatch):
+    reader = Reader(models["bert"])
+    whole = reader.answer(QUESTIONS, DOCUMENT, top_k=5)
+    monkeypatch.setattr("qa_ray.reader.MAX_HELD_TOKENS", 1)
+    for a, b in zip(whole, reader.answer(QUESTIONS, DOCUMENT, top_k=5), strict=True):
+        assert [(x["start"], x["end"]) for x in a] == [(x["start"], x["end"]) for x in b]
+
+
+def test_one_question_and_one_document_give_a_dict_and_top_k_a_list(models: dict[str, str]):
+    reader = Reader(models["distilbert"])
+    best = reader.answer("Who?", DOCUMENT)
+    assert list(best) == ["score", "start", "end", "answer"]
+    assert reader.answer("Who?", DOCUMENT, top_k=3)[0]["start"] == best["start"]
+
+
+def test_lists_of_questions_and_documents_are_paired(models: dict[str, str]):
+    reader = Reader(models["distilbert"])
+    questions, documents = ["Who?", "Where?"], ["Ada Vane built it.", "It stands at Cape Ørsted."]
+    paired = reader.answer(questions, documents)
+    assert [found["answer"] in text for found, text in zip(paired, documents, strict=True)] == [True, True]
+    one_question, one_document = reader.answer("Who?", documents), reader.answer(["Who?", "Who?"], documents[0])
+    assert [found["answer"] in text for found, text in zip(one_question, documents, strict=True)] == [True, True]
+    assert one_question[0]["start"] == one_document[0]["start"] == one_document[1]["start"]
+    assert reader.answer([], []) == []
+    with pytest.raises(ValueError, match="2 questions and 3 documents: give as many of one as of the other"):
+        reader.answer(questions, [*documents, "x"])
+
+
+def test_no_answer_is_an_empty_string_as_the_removed_pipeline_gave_it(models: dict[str, str]):
+    found = Reader(models["bert"], no_answer_threshold=0.0).answer("Who?", "Nobody.")
+    assert (found["answer"], found["start"], found["end"]) == ("", 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("question", "document", "message"),
+    [
+        ("", "text", "the question has an empty text; give it some words"),
+        ("Who?", " \n", "the document has a text of white space only"),
+        ("Who?", "a\ud83d b", "the document has a lone surrogate at character 1; decode its source"),
+        ("Who " * 99, "text", "tokens, more than max_question_tokens=30; shorten it or raise that setting"),
+        (None, "text", "question is NoneType, not str or a list of str"),
+        (["Who?"], [3], "document 3 is int, not str"),
+    ],
+)
+def test_what_cannot_be_read_is_said(models: dict[str, str], question: str, document: str, message: str):
+    with pytest.raises(InputError, match=message):
+        Reader(models["bert"]).answer(question, document)
