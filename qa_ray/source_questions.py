@@ -104,6 +104,7 @@ def value_of(record: Any, key: str, place: str, *kinds: type) -> Any:
 
 
 def invalid_unicode(row: Row) -> Fault | None:
+    """The first lone surrogate in the row, which no Parquet file can hold."""
     for column, value in row.items():
         for text in _texts(value):
             try:

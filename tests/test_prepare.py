@@ -1,62 +1,31 @@
-"""qa_ray.prepare: SQuAD JSON, text files and data sets -> documents and questions."""
+"""qa_ray.prepare: what is checked, counted and set aside, and how the tables are published."""
 
 import json
-import os
 import re
 import subprocess
 import sys
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from conftest import SHARED_DATA, needs_shared_data
+from source_files import article, ids, paragraph, qa, rows, squad, write_json
 
 from qa_ray import prepare as module
-from qa_ray.errors import ConfigError, InputError, OutputError
+from qa_ray.errors import InputError, OutputError
 from qa_ray.prepare import Prepared, prepare
 from qa_ray.records import DOCUMENTS, QUESTIONS, REJECTS
 
-DATA = Path(__file__).parents[2] / "shared" / "data"
 
-needs_data = pytest.mark.skipif(not DATA.is_dir(), reason=f"the real data sets are not at {DATA}")
-
-
-def rows(output: object, table: str) -> list[dict[str, Any]]:
-    return pq.read_table(f"{output}/{table}").to_pylist()
-
-
-def ids(output: object) -> list[str]:
-    return [row["document_id"] for row in rows(output, "documents")]
-
-
-def write_json(path: Path, content: object) -> str:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content))
-    return str(path)
-
-
-def squad(*articles: object) -> dict[str, Any]:
-    return {"version": "1.1", "data": list(articles)}
-
-
-def article(title: object, *paragraphs: object) -> dict[str, Any]:
-    return {"title": title, "paragraphs": list(paragraphs)}
-
-
-def paragraph(text: str, *qas: object, **more: object) -> dict[str, Any]:
-    return {"context": text, "qas": list(qas), **more}
-
-
-def qa(question_id: object, question: str = "Who?", **more: object) -> dict[str, Any]:
-    return {"id": question_id, "question": question, **more}
-
-
-# ---- SQuAD
+@pytest.fixture
+def letters(tmp_path: Path) -> Path:
+    folder = tmp_path / "letters"
+    folder.mkdir()
+    (folder / "a.txt").write_text("Ada was here.")
+    return folder
 
 
 def test_version_2_gold_is_a_list_an_empty_list_or_null(tmp_path: Path):
@@ -110,33 +79,6 @@ def test_the_schemas_begin_as_in_records(tmp_path: Path):
     assert questions.names[len(QUESTIONS) :] == ["title", "is_impossible"]
 
 
-def test_documents_of_equal_or_missing_titles_get_ids_of_their_own(tmp_path: Path):
-    two = [paragraph("x"), paragraph("y")]
-    write_json(
-        tmp_path / "in" / "a.json", squad(article("T", *two), article(None, paragraph("z")), {"paragraphs": two[:1]})
-    )
-    write_json(
-        tmp_path / "in" / "b.json",
-        squad(article("T", *two), article("T (2)", paragraph("z")), article("", paragraph("z"))),
-    )
-    prepare(f"{tmp_path}/in", f"{tmp_path}/out")
-    first = ids(tmp_path / "out")
-    assert first == ["T#1", "T#2", "article 2#1", "article 3#1", "T (2)#1", "T (2)#2", "T (2) (2)#1", "article 6#1"]
-    prepare(f"{tmp_path}/in/*.json", f"{tmp_path}/out")
-    assert ids(tmp_path / "out") == first
-
-
-def test_a_paragraph_keeps_its_own_id_made_unique(tmp_path: Path):
-    own = [
-        paragraph("x", id="DEV_0"),
-        paragraph("y", document_id=3),
-        paragraph("z", id="DEV_0"),
-        paragraph("u", id=None),
-    ]
-    prepare(write_json(tmp_path / "dev.json", squad(article("T", *own))), f"{tmp_path}/out")
-    assert ids(tmp_path / "out") == ["DEV_0", "3", "DEV_0 (2)", "T#4"]
-
-
 def test_one_question_id_may_stand_in_two_documents_but_not_twice_in_one(tmp_path: Path):
     twice = [paragraph("x", qa("1")), paragraph("y", qa("1", "Where?"))]
     source = write_json(tmp_path / "dev.json", squad(article("T", *twice)))
@@ -187,82 +129,6 @@ def test_lone_surrogates_are_set_aside_with_their_position_and_neighbours_stay(t
     assert pq.read_schema(tmp_path / "out" / "rejects" / "part-00000.parquet") == REJECTS
 
 
-texts = st.text(st.one_of(st.characters(exclude_categories=["Cs"]), st.sampled_from("文字🦊👩‍🚀é\r\n ")), max_size=30)
-
-
-@st.composite
-def paragraphs(draw: st.DrawFn) -> dict[str, Any]:
-    text = draw(texts)
-    qas = []
-    for question in draw(st.lists(texts, max_size=3)):
-        spans = draw(st.lists(st.tuples(st.integers(0, len(text)), st.integers(0, 9)), max_size=3))
-        gold = [{"text": text[start : start + length], "answer_start": start} for start, length in spans]
-        qas.append({"question": question, "answers": gold})
-    return {"context": text, "qas": qas}
-
-
-articles = st.lists(st.builds(article, st.none() | texts, st.lists(paragraphs(), max_size=3)), min_size=1, max_size=3)
-
-
-def numbered(content: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The articles with their paragraphs unpacked and question ids given."""
-    content = [article(each["title"], *each["paragraphs"][0]) for each in content]
-    qas = [qa for each in content for part in each["paragraphs"] for qa in part["qas"]]
-    for number, each in enumerate(qas):
-        each["id"] = f"id-{number}"
-    return content
-
-
-@settings(max_examples=40, deadline=None)
-@given(content=articles)
-def test_squad_texts_offsets_and_ids_come_back_as_they_were(tmp_path_factory: pytest.TempPathFactory, content: list):
-    folder, content = tmp_path_factory.mktemp("squad"), numbered(content)
-    parts = [part for each in content for part in each["paragraphs"]]
-    source = write_json(folder / "dev.json", squad(*content))
-    if not parts:
-        with pytest.raises(InputError, match="has no usable document"):
-            prepare(source, f"{folder}/out")
-        return
-    result = prepare(source, f"{folder}/out")
-    documents = rows(folder / "out", "documents")
-    assert [row["text"] for row in documents] == [part["context"] for part in parts]
-    assert len({row["document_id"] for row in documents}) == len(documents)
-    expected = [
-        (
-            each["id"],
-            each["question"],
-            row["document_id"],
-            [(gold["text"], gold["answer_start"]) for gold in each["answers"]],
-        )
-        for part, row in zip(parts, documents, strict=True)
-        for each in part["qas"]
-    ]
-    written = rows(folder / "out", "questions") if result.questions else []
-    assert expected == [
-        (
-            row["question_id"],
-            row["question"],
-            row["document_id"],
-            [(gold["text"], gold["start_char"]) for gold in row["answers"]],
-        )
-        for row in written
-    ]
-    assert result.misplaced_answers == 0
-
-
-@settings(max_examples=40, deadline=None)
-@given(content=articles)
-def test_joined_paragraphs_keep_every_gold_at_its_offset(tmp_path_factory: pytest.TempPathFactory, content: list):
-    folder, content = tmp_path_factory.mktemp("joined"), numbered(content)
-    result = prepare(write_json(folder / "dev.json", squad(*content)), f"{folder}/out", join=True)
-    documents = {row["document_id"]: row["text"] for row in rows(folder / "out", "documents")}
-    assert list(documents.values()) == ["\n\n".join(part["context"] for part in each["paragraphs"]) for each in content]
-    for row in rows(folder / "out", "questions") if result.questions else []:
-        for gold in row["answers"]:
-            assert documents[row["document_id"]].startswith(gold["text"], gold["start_char"])
-    assert result.misplaced_answers == 0
-
-
 def test_row_groups_are_small_and_files_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(module, "FILE_CHARS", 3 << 20)
     sizes = [10] * 600 + [600_000] * 5 + [3_000_000, 10, 10]
@@ -279,108 +145,6 @@ def test_row_groups_are_small_and_files_bounded(tmp_path: Path, monkeypatch: pyt
     assert [len(row["text"]) for row in rows(tmp_path / "out", "documents")] == sizes
 
 
-# ---- text files
-
-
-def test_text_files_become_documents_named_by_their_path(tmp_path: Path):
-    for name, content in {
-        "in/a.txt": b"\xef\xbb\xbfone\r\ntwo\n",
-        "in/a.md": "三 🦊".encode(),
-        "in/deep/er/b.v2.TEXT": b"",
-        "in/_notes/c.txt": b"hidden",
-        "in/.d.txt": b"hidden",
-        "in/e.pdf": b"no text",
-    }.items():
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_bytes(content)
-    result = prepare(f"{tmp_path}/in", f"{tmp_path}/out")
-    assert (result.layout, result.questions) == ("text", 0)
-    assert list(result.paths) == ["documents"]
-    assert [tuple(row.values()) for row in rows(tmp_path / "out", "documents")] == [
-        ("a", "三 🦊", "a.md"),
-        ("a (2)", "one\r\ntwo\n", "a.txt"),
-        ("deep/er/b.v2", "", "deep/er/b.v2.TEXT"),
-    ]
-    prepare(f"{tmp_path}/in/deep/*/*", f"{tmp_path}/out", layout="text")
-    assert ids(tmp_path / "out") == ["er/b.v2"]
-    prepare(f"{tmp_path}/in/a.txt", f"{tmp_path}/out")
-    assert ids(tmp_path / "out") == ["a"]
-
-
-@pytest.fixture
-def letters(tmp_path: Path) -> Path:
-    folder = tmp_path / "letters"
-    folder.mkdir()
-    (folder / "a.txt").write_text("Ada was here.")
-    (folder / "b.txt").write_bytes(b"Gr\xfc\xdfe")
-    return folder
-
-
-def test_questions_of_a_text_file_are_asked_of_every_document(letters: Path, tmp_path: Path):
-    (letters / "questions.txt").write_bytes("\ufeffWho?\r\n\r\n  Where? \n".encode())
-    prepare(str(letters), f"{tmp_path}/out", questions=f"{letters}/questions.txt")
-    assert [tuple(row.values()) for row in rows(tmp_path / "out", "questions")] == [
-        ("q1", "Who?", None, None),
-        ("q2", "Where?", None, None),
-    ]
-    assert ids(tmp_path / "out") == ["a"]
-
-
-def test_a_file_that_is_not_utf_8_is_set_aside_with_the_questions_bound_to_it(letters: Path, tmp_path: Path):
-    questions = tmp_path / "q.jsonl"
-    lines: list[dict[str, Any]] = [
-        {
-            "question": "Who?",
-            "document_id": "a",
-            "answers": [{"text": "Ada", "start_char": 0}],
-            "kind": "person",
-            "n": 1,
-        },
-        {"question": "Who?", "document_id": "b", "kind": None},
-        {"question": "Who?", "document_id": "a.txt", "n": 2.5},
-        {"question": None, "question_id": 5},
-        {"question": "\ud800", "kind": "bad"},
-    ]
-    questions.write_text("\n".join(map(json.dumps, lines)))
-    result = prepare(str(letters), f"{tmp_path}/out", questions=str(questions))
-    assert (result.documents, result.questions, result.gold_answers, result.misplaced_answers) == (1, 2, 1, 0)
-    assert [tuple(row.values()) for row in rows(tmp_path / "out", "questions")] == [
-        ("5", None, None, None, None, None),
-        ("q1", "Who?", "a", [{"text": "Ada", "start_char": 0}], "person", 1.0),
-    ]
-    found = {
-        row["question_id"]: (row["document_id"], row["reason"], row["detail"])
-        for row in rows(tmp_path / "out", "rejects")
-    }
-    assert found == {
-        "q2": (
-            "b",
-            "invalid_unicode",
-            f"'{letters}/b.txt': byte 2 is not UTF-8 (invalid start byte); save the file as UTF-8",
-        ),
-        "q3": (
-            "a.txt",
-            "unknown_document",
-            f"no text file 'a.txt' in '{letters}'; ids are paths in it without their suffix",
-        ),
-        "q5": (None, "invalid_unicode", "question: character 0 is the lone surrogate U+D800; mend the source"),
-    }
-
-
-def test_questions_come_from_parquet_with_their_other_columns(letters: Path, tmp_path: Path):
-    gold = {"text": ["Ada", "here"], "answer_start": [0, 9]}
-    table = pa.table(
-        {"question_id": [1, 2], "question": ["Who?", "Where?"], "answers": [gold, None], "clause": ["x", "y"]}
-    )
-    pq.write_table(table, tmp_path / "q.parquet")
-    result = prepare(str(letters), f"{tmp_path}/out", questions=f"{tmp_path}/q.parquet")
-    assert [tuple(row.values()) for row in rows(tmp_path / "out", "questions")] == [
-        ("1", "Who?", None, [{"text": "Ada", "start_char": 0}, {"text": "here", "start_char": 9}], "x"),
-        ("2", "Where?", None, None, "y"),
-    ]
-    assert (result.gold_answers, result.misplaced_answers) == (2, 0)
-
-
 def test_an_id_asked_of_all_must_not_return_in_one_document(letters: Path, tmp_path: Path):
     questions = tmp_path / "q.jsonl"
     questions.write_text('{"question": "Who?"}\n{"question": "Where?", "question_id": "q1", "document_id": "a"}\n')
@@ -393,212 +157,6 @@ def test_an_id_asked_of_all_must_not_return_in_one_document(letters: Path, tmp_p
         InputError, match=r"'q2' occurs twice among those asked of every document: 'Who\?' and 'Where\?'"
     ):
         prepare(str(letters), f"{tmp_path}/out", questions=str(questions))
-
-
-# ---- data sets
-
-
-def hub_row(question_id: str, text: str, answers: Any = None, **more: object) -> dict[str, Any]:
-    return {"id": question_id, "context": text, "question": "Who?", "answers": answers, "title": "T", **more}
-
-
-@pytest.fixture
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from datasets import config
-
-    monkeypatch.setattr(config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(config, "HF_DATASETS_OFFLINE", True)
-    monkeypatch.setattr(config, "HF_HUB_OFFLINE", True)
-
-
-def write_lines(path: Path, lines: list[dict[str, Any]]) -> str:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("\n".join(map(json.dumps, lines)))
-    return str(path)
-
-
-@pytest.mark.usefixtures("cache")
-def test_a_local_jsonl_is_read_through_datasets_and_equal_texts_are_one_document(tmp_path: Path):
-    gold = {"text": ["Ada 🦊"], "answer_start": [0]}
-    lines = [
-        hub_row("1", "Ada 🦊", gold, n=1),
-        hub_row("2", "Bob", {"text": [], "answer_start": []}),
-        hub_row("3", "Ada 🦊"),
-    ]
-    result = prepare(write_lines(tmp_path / "dev.jsonl", lines), f"{tmp_path}/out")
-    assert (result.layout, result.documents, result.questions, result.unanswerable) == ("dataset", 2, 3, 1)
-    first, second = rows(tmp_path / "out", "documents")
-    assert re.fullmatch("[0-9a-f]{16}", first["document_id"])
-    assert (first["text"], first["title"], second["text"]) == ("Ada 🦊", "T", "Bob")
-    assert [tuple(row.values()) for row in rows(tmp_path / "out", "questions")] == [
-        ("1", "Who?", first["document_id"], [{"text": "Ada 🦊", "start_char": 0}], "T", 1),
-        ("2", "Who?", second["document_id"], [], "T", None),
-        ("3", "Who?", first["document_id"], None, "T", None),
-    ]
-
-
-@pytest.mark.usefixtures("cache")
-def test_columns_map_our_names_to_those_of_the_data_set(tmp_path: Path):
-    lines = [{"name": "N", "passage": text, "q": f"{text}?"} for text in ("a", "b", "a")]
-    columns = {"text": "passage", "question": "q", "document_id": "name"}
-    prepare(write_lines(tmp_path / "dev.jsonl", lines), f"{tmp_path}/out", columns=columns)
-    assert [tuple(row.values()) for row in rows(tmp_path / "out", "documents")] == [("N", "a"), ("N (2)", "b")]
-    assert [tuple(row.values()) for row in rows(tmp_path / "out", "questions")] == [
-        ("q1", "a?", "N", None),
-        ("q2", "b?", "N (2)", None),
-        ("q3", "a?", "N", None),
-    ]
-
-
-@pytest.mark.usefixtures("cache")
-def test_of_several_splits_one_must_be_named(tmp_path: Path):
-    for split in ("train", "test"):
-        write_lines(tmp_path / "in" / f"{split}.jsonl", [hub_row(split, split)])
-    prepare(f"{tmp_path}/in", f"{tmp_path}/out", split="test")
-    assert [row["text"] for row in rows(tmp_path / "out", "documents")] == ["test"]
-    with pytest.raises(InputError, match="has the splits train, test; name one of them with split=…"):
-        prepare(f"{tmp_path}/in", f"{tmp_path}/out")
-    with pytest.raises(
-        InputError, match=r"cannot be read as a data set: Unknown split \"dev\".*'train', 'test'.*; check the path"
-    ):
-        prepare(f"{tmp_path}/in", f"{tmp_path}/out", split="dev")
-
-
-@pytest.mark.usefixtures("cache")
-def test_a_column_that_is_not_there_is_named_with_those_that_are(tmp_path: Path):
-    source = write_lines(tmp_path / "dev.jsonl", [{"passage": "a", "question": "Who?"}])
-    expected = "no column 'context' for 'text', only passage, question; name the right one with columns={'text': …}"
-    with pytest.raises(InputError, match=re.escape(expected)):
-        prepare(source, f"{tmp_path}/out")
-    with pytest.raises(
-        ConfigError, match="columns: 'context' is none of our names; map some of document_id, question, answers, "
-    ):
-        prepare(source, f"{tmp_path}/out", columns={"context": "passage"})
-
-
-@pytest.mark.usefixtures("cache")
-def test_a_hub_id_that_cannot_be_reached_is_an_input_error(tmp_path: Path):
-    with pytest.raises(
-        InputError, match=r"source 'nobody/nothing' cannot be read as a data set: .*; check the path, the hub id"
-    ):
-        prepare("nobody/nothing", f"{tmp_path}/out")
-
-
-# ---- mistakes
-
-
-@pytest.mark.parametrize(
-    ("content", "expected"),
-    [
-        ('{"data": [', r"is not JSON: Expecting value: line 1 column 11 \(char 10\); mend it or leave it out"),
-        (b'{"data": "\xff"}', r"is not JSON: 'utf-8' codec can't decode byte 0xff in position 10"),
-        (
-            '{"rows": 1, "n": 2}',
-            r"is not in SQuAD layout: no 'data', but the keys \['rows', 'n'\]; mend it or give layout=",
-        ),
-        ("[1]", r"no 'data', but a list; mend it or give layout='dataset'"),
-        ('{"data": 3}', r"dev.json: 'data' is 3, where a list should be; mend the source"),
-        ('{"data": [3]}', r"dev.json: data\[0\]: there is no 'paragraphs', where a list should be"),
-        (
-            '{"data": [{"paragraphs": [{"qas": []}]}]}',
-            r"data\[0\].paragraphs\[0\]: there is no 'context', where text should be",
-        ),
-        (
-            '{"data": [{"paragraphs": [{"context": "x", "qas": [{"question": "Who?"}]}]}]}',
-            r"data\[0\].paragraphs\[0\].qas\[0\]: there is no 'id', where text or a whole number should be",
-        ),
-        (
-            '{"data": [{"paragraphs": [{"context": "x", "qas": [{"id": 1, "question": "?", "answers": '
-            '[{"text": 5}]}]}]}]}',
-            r"qas\[0\]: answers: 'text' is 5, where text should be; mend the source",
-        ),
-        (
-            '{"data": [{"paragraphs": [{"context": "x", "qas": [{"id": 1, "question": "?", "answers": '
-            '[{"text": "x", "answer_start": "0"}]}]}]}]}',
-            r"answer_start='0' of 'x' is no whole number; mend or leave it out",
-        ),
-        (
-            '{"data": [{"paragraphs": [{"context": "x", "qas": [{"id": 1, "question": "?", "answers": '
-            '{"text": ["x"], "answer_start": []}}]}]}]}',
-            r"1 answer texts, 0 answer_start; give one for each",
-        ),
-        ('{"data": []}', r"has no usable document \(it is empty\); give another source or layout"),
-        (
-            r'{"data": [{"paragraphs": [{"context": "\ud800", "qas": []}]}]}',
-            r"no usable document \(1 rows would be rejects\)",
-        ),
-    ],
-)
-def test_a_broken_squad_file_is_named_with_the_place_and_the_remedy(
-    tmp_path: Path, content: str | bytes, expected: str
-):
-    (tmp_path / "dev.json").write_bytes(content if isinstance(content, bytes) else content.encode())
-    with pytest.raises(InputError, match=expected):
-        prepare(f"{tmp_path}/dev.json", f"{tmp_path}/out")
-    assert not (tmp_path / "out" / "documents").exists()
-    assert not (tmp_path / "out" / "_preparing").exists()
-
-
-@pytest.mark.parametrize("layout", ["auto", "squad", "text"])
-def test_a_source_that_is_not_there_is_named(tmp_path: Path, layout: Any):
-    expected = f"no such file or folder: '{tmp_path}/gone'; check the path (a data set's hub id is 'owner/name')"
-    with pytest.raises(InputError, match=re.escape(expected)):
-        prepare(f"{tmp_path}/gone", f"{tmp_path}/out", layout=layout)
-
-
-def test_a_folder_without_text_files_says_what_it_holds(tmp_path: Path):
-    (tmp_path / "a.pdf").touch()
-    with pytest.raises(
-        InputError, match=r"no file with the suffix .txt or .md or .text, only a.pdf; give another path or layout"
-    ):
-        prepare(str(tmp_path), f"{tmp_path}/out", layout="text")
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_a_source_that_may_not_be_read_is_an_input_error(tmp_path: Path):
-    (tmp_path / "in").mkdir(mode=0)
-    with pytest.raises(InputError, match=r"no permission to read '.*/in'; check its owner or the credentials"):
-        prepare(f"{tmp_path}/in", f"{tmp_path}/out")
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "expected"),
-    [
-        ("q.csv", b"", r"q.csv': no .txt, .jsonl or .parquet file and no folder of Parquet; check the path"),
-        ("q.txt", b"\xff", r"'utf-8' codec can't decode byte 0xff in position 0: .*; save the file as UTF-8"),
-        ("q.jsonl", b'{"question": "a"}\n{', r"line 2: Expecting property name .*; write one JSON object a line"),
-        (
-            "q.jsonl",
-            b'{"q": "a"}',
-            r"question 1: there is no 'question', where text or null should be; mend the source",
-        ),
-        ("q.jsonl", b"[1]", r"question 1: there is no 'question'"),
-        (
-            "q.jsonl",
-            b'{"question": "a", "n": 1}\n{"question": "b", "n": "x"}',
-            r"column 'n' has no one type \(.*\); use one or drop",
-        ),
-        ("q.parquet", b"no", r"cannot be read as Parquet"),
-    ],
-)
-def test_a_broken_file_of_questions_is_named(letters: Path, tmp_path: Path, name: str, content: bytes, expected: str):
-    (tmp_path / name).write_bytes(content)
-    with pytest.raises(InputError, match=expected):
-        prepare(str(letters), f"{tmp_path}/out", questions=f"{tmp_path}/{name}")
-
-
-def test_a_missing_file_of_questions_is_named(letters: Path, tmp_path: Path):
-    with pytest.raises(InputError, match=r"gone.txt' cannot be read: .*; check the path, its owner or the credentials"):
-        prepare(str(letters), f"{tmp_path}/out", questions=f"{tmp_path}/gone.txt")
-
-
-def test_options_of_another_layout_are_refused(letters: Path, tmp_path: Path):
-    read = f"'{letters}' is read as 'text'; leave it out or give layout='dataset'"
-    expected = f"split='train' is for layout 'dataset', and {read}"
-    with pytest.raises(ConfigError, match=re.escape(expected)):
-        prepare(str(letters), f"{tmp_path}/out", split="train")
-    with pytest.raises(ConfigError, match="layout='csv' is unknown; give one of auto, squad, text, dataset"):
-        prepare(str(letters), f"{tmp_path}/out", layout="csv")  # type: ignore[arg-type]
 
 
 # ---- the place of the tables
@@ -699,10 +257,7 @@ def test_importing_prepare_loads_no_heavy_library():
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 
-# ---- real data
-
-
-@needs_data
+@needs_shared_data
 @pytest.mark.parametrize(
     ("file", "documents", "questions", "unanswerable", "gold_answers", "misplaced"),
     [
@@ -715,13 +270,6 @@ def test_importing_prepare_loads_no_heavy_library():
 def test_the_counts_of_real_data_are_right(
     tmp_path: Path, file: str, documents: int, questions: int, unanswerable: int, gold_answers: int, misplaced: int
 ):
-    result = prepare(f"{DATA}/{file}", f"{tmp_path}/out")
+    result = prepare(f"{SHARED_DATA}/{file}", f"{tmp_path}/out")
     assert (result.documents, result.questions, result.unanswerable) == (documents, questions, unanswerable)
     assert (result.gold_answers, result.misplaced_answers, result.rejects) == (gold_answers, misplaced, 0)
-
-
-@needs_data
-def test_a_folder_of_real_data_joins_to_unique_documents(tmp_path: Path):
-    result = prepare(f"{DATA}/train", f"{tmp_path}/out", join=True)
-    assert (result.questions, result.misplaced_answers) == (37_537, 0)
-    assert len(set(ids(tmp_path / "out"))) == result.documents == 4_618

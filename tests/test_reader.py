@@ -7,7 +7,7 @@ from transformers import AutoModelForQuestionAnswering, AutoTokenizer
 from qa_ray import Reader
 from qa_ray.answers import trim
 from qa_ray.errors import InputError
-from qa_ray.logits import Pair, logits
+from qa_ray.logits import logits
 from qa_ray.reader import ReadableDocument
 from qa_ray.records import Ranking
 

@@ -1,0 +1,36 @@
+# make demo     installs, and answers 24 questions on four long documents
+# make test     installs, and runs the tests
+# make check    the linters, the types, the direction of imports, then the tests
+
+PYTHON ?= python3.11
+BIN := .venv/bin
+INSTALLED := .venv/installed
+
+.PHONY: install demo test lint check clean
+
+install: $(INSTALLED)
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	touch $@
+
+demo: install
+	rm -rf build/demo
+	$(BIN)/qa-ray prepare configs/demo/prepare.yaml
+	$(BIN)/qa-ray answer configs/demo/answer.yaml
+	$(BIN)/qa-ray evaluate configs/demo/evaluate.yaml
+
+test: install
+	$(BIN)/python -m pytest
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+check: lint test
+
+clean:
+	rm -rf .venv build

@@ -1,0 +1,8 @@
+"""``qa-ray evaluate CONFIG.yaml [key=value …]``, for ``ray job submit … -- python jobs/evaluate.py CONFIG.yaml``."""
+
+import sys
+
+from qa_ray.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["evaluate", *sys.argv[1:]]))
