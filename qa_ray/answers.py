@@ -24,8 +24,7 @@ import unicodedata
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from qa_ray.spans import Span
-from qa_ray.tokens import Tokens
+from qa_ray.records import Span, Tokens
 
 
 class Candidate(NamedTuple):

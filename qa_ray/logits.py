@@ -19,8 +19,7 @@ from transformers.utils import logging as transformers_logging
 
 from qa_ray.errors import ModelError
 from qa_ray.longformer import LongformerQA
-from qa_ray.tokens import Layout
-from qa_ray.windows import Windows
+from qa_ray.records import Layout, Windows
 
 Forward = Literal["auto", "transformers"]
 

@@ -16,9 +16,9 @@ from qa_ray.checkpoints import Checkpoint, open_checkpoint
 from qa_ray.documents import FAULTS, text_fault
 from qa_ray.errors import ConfigError, InputError
 from qa_ray.logits import DocumentLogits, Forward, Model, Pair, logits
-from qa_ray.records import Ranking
+from qa_ray.records import Layout, Ranking, Tokens
 from qa_ray.spans import log_normaliser, rank_logits, spans
-from qa_ray.tokens import Layout, Tokeniser, Tokens
+from qa_ray.tokens import Tokeniser
 from qa_ray.windows import windows
 
 # Logits of this many (token, question) pairs are held at a time: 8 bytes each, 64 MB, however long the document.

@@ -1,10 +1,12 @@
-"""The rows at every step, and their Arrow schemas.
+"""The rows at every step: Arrow schemas between processes, tuples of arrays within one.
 
 Offsets are Unicode code points, half open: ``text[start_char:stop_char] == answer``, always.
 """
 
-from typing import Literal
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 
 Ranking = Literal["logit", "logit_minus_null"]
@@ -100,3 +102,65 @@ PART = pa.schema(
     ]
 )
 """What the run writes for one document, before its ``document_id`` and its passed-through columns."""
+
+
+class Tokens(NamedTuple):
+    """T tokens of one text: vocabulary ids and the half-open character range of each; all int32."""
+
+    ids_T: np.ndarray
+    start_char_T: np.ndarray
+    stop_char_T: np.ndarray
+
+    def __len__(self) -> int:
+        """T. (A NamedTuple would say 3, the number of its fields.)"""
+        return len(self.ids_T)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The special tokens round question and document, and the token type of the document's part.
+
+    ``prefix question middle document suffix``: ``<s> question </s></s> document </s>`` for RoBERTa and Longformer,
+    ``[CLS] question [SEP] document [SEP]`` for BERT and DistilBERT. Read off the tokenizer itself, not off its name.
+    """
+
+    prefix: tuple[int, ...]
+    middle: tuple[int, ...]
+    suffix: tuple[int, ...]
+    pad_id: int
+    document_type_id: int  # 0 where the model knows no token types
+
+    @property
+    def num_special_tokens(self) -> int:
+        """Special tokens in every window."""
+        return len(self.prefix) + len(self.middle) + len(self.suffix)
+
+
+class Windows(NamedTuple):
+    """W windows over the tokens of one document, in order; all ranges half open, in tokens of the document.
+
+    ``[own_start, own_stop)`` are the tokens that a window owns: these ranges follow each other without gap or overlap.
+    """
+
+    start_W: np.ndarray
+    stop_W: np.ndarray
+    own_start_W: np.ndarray
+    own_stop_W: np.ndarray
+
+    def __len__(self) -> int:
+        """W. (A NamedTuple would say 4, the number of its fields.)"""
+        return len(self.start_W)
+
+    def reach_T(self) -> np.ndarray:
+        """For each token, where the last window that holds it stops: a span from here cannot go farther in one window."""
+        num_tokens = int(self.stop_W[-1])
+        last_window_T = np.searchsorted(self.start_W, np.arange(num_tokens), side="right") - 1
+        return self.stop_W[last_window_T]
+
+
+class Span(NamedTuple):
+    """Tokens ``[start_token, stop_token)`` of the document, and start + end logit."""
+
+    start_token: int
+    stop_token: int
+    logit: float

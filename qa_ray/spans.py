@@ -8,22 +8,13 @@ Shapes: T tokens of the document, W windows, D lengths of a span (1 … max_answ
 """
 
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from qa_ray.records import Ranking
+from qa_ray.records import Ranking, Span
 
 CHUNK_TOKENS = 16_384  # a chunk's band of 16,384 × 30 logits takes 2 MB
-
-
-class Span(NamedTuple):
-    """Tokens ``[start_token, stop_token)`` of the document, and start + end logit."""
-
-    start_token: int
-    stop_token: int
-    logit: float
 
 
 def rank_logits(logits_T: Tensor, null_logits_W: Tensor, num_owned_W: Tensor, ranking: Ranking) -> Tensor:

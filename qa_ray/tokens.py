@@ -3,47 +3,14 @@
 Special tokens that occur literally in text (``</s>``, ``[SEP]``, ``<mask>``) are text.
 """
 
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
 
 import numpy as np
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
 from qa_ray.errors import ModelError
-
-
-class Tokens(NamedTuple):
-    """T tokens of one text: vocabulary ids and the half-open character range of each; all int32."""
-
-    ids_T: np.ndarray
-    start_char_T: np.ndarray
-    stop_char_T: np.ndarray
-
-    def __len__(self) -> int:
-        """T. (A NamedTuple would say 3, the number of its fields.)"""
-        return len(self.ids_T)
-
-
-@dataclass(frozen=True)
-class Layout:
-    """The special tokens round question and document, and the token type of the document's part.
-
-    ``prefix question middle document suffix``: ``<s> question </s></s> document </s>`` for RoBERTa and Longformer,
-    ``[CLS] question [SEP] document [SEP]`` for BERT and DistilBERT. Read off the tokenizer itself, not off its name.
-    """
-
-    prefix: tuple[int, ...]
-    middle: tuple[int, ...]
-    suffix: tuple[int, ...]
-    pad_id: int
-    document_type_id: int  # 0 where the model knows no token types
-
-    @property
-    def num_special_tokens(self) -> int:
-        """Special tokens in every window."""
-        return len(self.prefix) + len(self.middle) + len(self.suffix)
+from qa_ray.records import Layout, Tokens
 
 
 class Tokeniser:

@@ -8,31 +8,9 @@ Every token is *owned* by one window: the one in which it has most context, that
 farthest away (edges at the document's own ends cut nothing). Between two neighbours that is the middle of their overlap.
 """
 
-from typing import NamedTuple
-
 import numpy as np
 
-
-class Windows(NamedTuple):
-    """W windows over the tokens of one document, in order; all ranges half open, in tokens of the document.
-
-    ``[own_start, own_stop)`` are the tokens that a window owns: these ranges follow each other without gap or overlap.
-    """
-
-    start_W: np.ndarray
-    stop_W: np.ndarray
-    own_start_W: np.ndarray
-    own_stop_W: np.ndarray
-
-    def __len__(self) -> int:
-        """W. (A NamedTuple would say 4, the number of its fields.)"""
-        return len(self.start_W)
-
-    def reach_T(self) -> np.ndarray:
-        """For each token, where the last window that holds it stops: a span from here cannot go farther in one window."""
-        num_tokens = int(self.stop_W[-1])
-        last_window_T = np.searchsorted(self.start_W, np.arange(num_tokens), side="right") - 1
-        return self.stop_W[last_window_T]
+from qa_ray.records import Windows
 
 
 def windows(num_tokens: int, room_tokens: int, overlap_tokens: int) -> Windows:

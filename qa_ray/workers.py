@@ -17,8 +17,8 @@ from qa_ray.documents import CheckedDocument, Questions, check, reject
 from qa_ray.errors import ModelError
 from qa_ray.progress import Counts
 from qa_ray.reader import ReadableDocument, Reader, ReadingSettings, use_threads
-from qa_ray.records import PART, TOKENISED
-from qa_ray.tokens import Tokeniser, Tokens
+from qa_ray.records import PART, TOKENISED, Tokens
+from qa_ray.tokens import Tokeniser
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qa_ray.answers import Candidate, answer, candidates, snippet, trim
-from qa_ray.spans import Span, log_normaliser, spans
-from qa_ray.tokens import Tokens
+from qa_ray.records import Span, Tokens
+from qa_ray.spans import log_normaliser, spans
 
 TEXTS = st.text(alphabet="ab \n\t\u00a0e\u0301\u0308中😀.", min_size=1, max_size=40)
 

@@ -11,11 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from source_files import article, ids, paragraph, qa, rows, squad, write_json
+from source_files import article, ids, paragraph, rows, squad, write_json
 
 from qa_ray.errors import ConfigError, InputError
 from qa_ray.prepare import prepare
-
 
 # ---- SQuAD
 

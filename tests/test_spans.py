@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qa_ray import spans as module
-from qa_ray.spans import Span, log_normaliser, rank_logits, spans
+from qa_ray.records import Span
+from qa_ray.spans import log_normaliser, rank_logits, spans
 from qa_ray.windows import windows
 
 

@@ -4,8 +4,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from models import FAMILIES, TEXT
 
+from qa_ray.records import Windows
 from qa_ray.tokens import Tokeniser
-from qa_ray.windows import Windows, windows
+from qa_ray.windows import windows
 
 
 @st.composite
