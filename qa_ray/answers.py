@@ -5,11 +5,12 @@ with logits divided by the temperature T that ``evaluate`` fits (1 if none is st
 
     score = exp((start_logit + end_logit) / T - log Σ_t exp(start_logit_t / T) - log Σ_t exp(end_logit_t / T))
 
-(Clark & Gardner 2018, "Simple and Effective Multi-Paragraph Reading Comprehension", shared normalisation.) Scores lie in
-[0, 1], sum to at most 1, compare across a document's windows, and for one window are the softmax product that people know.
+(Clark & Gardner 2018, "Simple and Effective Multi-Paragraph Reading Comprehension", shared normalisation.) Scores lie
+in [0, 1], sum to at most 1, compare across a document's windows, and for one window are the softmax product that people
+know.
 
-**No answer**: with the null logit of the window that owns the best span's start (SQuAD 2.0: start + end logit of the first
-token, Devlin et al. 2018),
+**No answer**: with the null logit of the window that owns the best span's start (start + end logit of the first token,
+as for SQuAD 2.0 in Devlin et al. 2018),
 
     no_answer_score = 1 / (1 + exp((best span's logit - null logit) / T))
 
@@ -73,7 +74,8 @@ def answer(
     """The fields of records.ANSWER that the model decides.
 
     ``log_normaliser`` is the sum of the start's and the end's, of logits already divided by the temperature;
-    ``null_logit`` is ranked as the candidates are. A document without candidates (tokens of white space only) has no answer.
+    ``null_logit`` is ranked as the candidates are. A document without candidates
+    (tokens of white space only) has no answer.
     """
     n_best = [
         {
@@ -94,7 +96,7 @@ def answer(
 
 
 def snippet(text: str, start_char: int, stop_char: int, snippet_chars: int) -> str:
-    """About ``snippet_chars`` of text round the answer, cut between words where there are any, with … where it was cut."""
+    """About ``snippet_chars`` of text round the answer, cut between words where there are any; … marks a cut."""
     margin = max(0, snippet_chars - (stop_char - start_char)) // 2
     start, stop = max(0, start_char - margin), min(len(text), stop_char + margin)
     before, after = text[start:start_char], text[stop_char:stop]

@@ -1,7 +1,7 @@
 """A model's name -> a checkpoint folder on this machine, checked, with the settings that are stored beside its weights.
 
-A name is ``default`` (the model inside this package), a folder, a URI on object storage, or a hub id. Nothing here loads
-weights or runs code: a folder must bring safetensors, a fast tokenizer and a question-answering head.
+A name is ``default`` (the model inside this package), a folder, a URI on object storage, or a hub id. Nothing here
+loads weights or runs code: a folder must bring safetensors, a fast tokenizer and a question-answering head.
 """
 
 import hashlib
@@ -27,7 +27,7 @@ OFFSET_POSITIONS = {"longformer", "roberta", "xlm-roberta", "camembert", "mpnet"
 
 
 class ModelSettings(BaseModel):
-    """``qa_ray.json``: what was measured to be best for these weights. Other keys (data, licences, scores) may stand there."""
+    """``qa_ray.json``: what was measured to be best for these weights. Other keys (data, scores, …) may stand there."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
@@ -135,11 +135,14 @@ def _download_from_hub(name: str) -> Path:
 
 def _read_json(path: Path, name: str, remedy: str) -> dict:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ModelError(f"model {name!r}: {str(path.parent)!r} has {remedy}") from error
     except ValueError as error:
         raise ModelError(f"model {name!r}: {str(path)!r} is not JSON ({error}); save the model again") from error
+    if not isinstance(content, dict):
+        raise ModelError(f"model {name!r}: {str(path)!r} holds no JSON object; save the model again")
+    return content
 
 
 def _settings(folder: Path, name: str) -> ModelSettings:
@@ -156,13 +159,19 @@ def _settings(folder: Path, name: str) -> ModelSettings:
 
 
 def _tensor_names(path: Path, name: str) -> list[str]:
-    """The names in a safetensors header: 8 bytes of length, then JSON."""
+    """The names in a safetensors header (8 bytes of length, then JSON); the tensors themselves must be there too."""
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         try:
-            return list(json.loads(file.read(min(length, 100_000_000))))
-        except ValueError as error:
+            header = json.loads(file.read(min(length, 100_000_000)))
+            stop = max(tensor["data_offsets"][1] for key, tensor in header.items() if key != "__metadata__")
+        except (ValueError, TypeError, AttributeError, LookupError) as error:
             raise ModelError(f"model {name!r}: {str(path)!r} is no safetensors file; copy it again") from error
+    if (size := path.stat().st_size) < 8 + length + stop:
+        raise ModelError(
+            f"model {name!r}: {str(path)!r} was cut off after {size:,} of {8 + length + stop:,} bytes; copy it again"
+        )
+    return list(header)
 
 
 def _max_positions(config: dict) -> int:

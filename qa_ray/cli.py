@@ -1,6 +1,6 @@
 """The verbs of ``qa-ray``, each ``VERB CONFIG.yaml [key=value …]``; jobs/*.py call the same functions.
 
-Exit codes: 0 done; 1 the job failed and can be started again; 2 refused, something must be mended first; 130 interrupted.
+Exit codes: 0 done; 1 the job failed and can be started again; 2 refused, something must be mended; 130 interrupted.
 """
 
 import argparse

@@ -5,20 +5,37 @@ A value that is left out of an answer job's ``windows`` and ``answers`` is the m
 
 from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveInt,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
 
 from qa_ray.errors import ConfigError
 from qa_ray.records import Ranking
 from qa_ray.storage import open_filesystem
 
+Place = Annotated[str, Field(min_length=1)]  # an empty one would be the folder that one happens to stand in
+
 
 class Section(BaseModel):
-    """Settings; unknown keys are errors."""
+    """Settings; unknown keys are errors. A section whose lines are all commented out is all defaults."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _empty(cls, values: Any) -> Any:
+        return {} if values is None else values
 
 
 class Columns(Section):
@@ -35,7 +52,7 @@ class WindowSettings(Section):
     """How documents are cut; lengths in tokens."""
 
     max_tokens: PositiveInt | None = None
-    overlap_tokens: int | None = Field(None, ge=0)
+    overlap_tokens: int | None = Field(default=None, ge=0)
     max_question_tokens: PositiveInt | None = None
     long_questions: Literal["reject", "truncate"] = "reject"
 
@@ -46,9 +63,9 @@ class AnswerSettings(Section):
     n_best: PositiveInt = 5
     max_answer_tokens: PositiveInt = 30
     ranking: Ranking | None = None
-    no_answer_threshold: float | None = Field(None, ge=0, le=1)
-    temperature: float | None = Field(None, gt=0)
-    snippet_chars: int = Field(160, ge=0)
+    no_answer_threshold: float | None = Field(default=None, ge=0, le=1)
+    temperature: float | None = Field(default=None, gt=0)
+    snippet_chars: int = Field(default=160, ge=0)
 
 
 class RunnerSettings(Section):
@@ -60,22 +77,33 @@ class RunnerSettings(Section):
     batch_tokens: PositiveInt | None = None
     actors: PositiveInt | tuple[PositiveInt, PositiveInt] = 1
     cpus_per_actor: PositiveInt | None = None
-    gpus_per_actor: float | None = Field(None, gt=0)
+    gpus_per_actor: float | None = Field(default=None, gt=0)
+
+    @field_validator("actors", mode="wrap")
+    @classmethod
+    def _fewest_first(cls, value: Any, check: ValidatorFunctionWrapHandler) -> Any:
+        try:
+            actors = check(value)
+        except ValidationError:
+            actors = (2, 1)
+        if not isinstance(actors, int) and actors[0] > actors[1]:
+            raise PydanticCustomError("actors", "Input should be a number above 0, or fewest and most as in [1, 4]")
+        return actors
 
 
 class Limits(Section):
     """When to give up."""
 
-    max_rejected_fraction: float = Field(0.05, ge=0, le=1)
+    max_rejected_fraction: float = Field(default=0.05, ge=0, le=1)
 
 
 class AnswerConfig(Section):
     """``qa-ray answer``."""
 
-    documents: str
-    questions: str
-    output: str
-    model: str = "default"
+    documents: Place
+    questions: Place
+    output: Place
+    model: Place = "default"
     columns: Columns = Columns()
     windows: WindowSettings = WindowSettings()
     answers: AnswerSettings = AnswerSettings()
@@ -87,8 +115,8 @@ class AnswerConfig(Section):
 class PrepareConfig(Section):
     """``qa-ray prepare``."""
 
-    source: str
-    output: str
+    source: Place
+    output: Place
     layout: Literal["auto", "squad", "text", "dataset"] = "auto"
     questions: str | None = None
     split: str | None = None
@@ -99,8 +127,8 @@ class PrepareConfig(Section):
 class EvaluateConfig(Section):
     """``qa-ray evaluate``."""
 
-    answers: str
-    questions: str
+    answers: Place
+    questions: Place
     metric: Literal["squad", "cmrc"] = "squad"
     by: str | None = None
     output: str | None = None  # where the scores go as JSON
@@ -127,7 +155,7 @@ def read_config(kind: type[Config], path: str, words: Sequence[str] = ()) -> Con
 def check_config(kind: type[Config], values: dict[str, Any], place: str) -> Config:
     """``values`` as a checked config; ``place`` is named in errors."""
     try:
-        return kind(**values)
+        return kind.model_validate(values)
     except ValidationError as error:
         raise ConfigError(f"{place}: " + "; ".join(_explain(kind, fault) for fault in error.errors()[:3])) from error
 
@@ -157,8 +185,9 @@ def _parse(word: str, text: str) -> Any:
 def _lay_over(values: dict[str, Any], key: str, value: Any) -> None:
     *sections, last = key.split(".")
     for section in sections:
-        inner = values.setdefault(section, {})
-        if not isinstance(inner, dict):
+        if values.get(section) is None:
+            values[section] = {}
+        if not isinstance(inner := values[section], dict):
             raise ConfigError(f"{key}: {section!r} is a value ({inner!r}), not a section with settings of its own")
         values = inner
     values[last] = value
@@ -168,7 +197,9 @@ def _explain(kind: type[Section], fault: Any) -> str:
     key = ".".join(str(part) for part in fault["loc"])
     if fault["type"] == "extra_forbidden":
         known = list(_keys(kind))
-        close = get_close_matches(key, known, n=1) or [k for k in known if k.split(".")[-1] == key.split(".")[-1]][:1]
+        sections = dict.fromkeys(k.split(".")[0] for k in known)
+        close = get_close_matches(key, [*known, *sections], n=1)
+        close = close or [k for k in known if k.split(".")[-1] == key.split(".")[-1]][:1]
         return f"unknown setting {key!r}; " + (
             f"did you mean {close[0]!r}?" if close else f"known are {', '.join(known)}"
         )

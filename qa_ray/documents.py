@@ -1,7 +1,7 @@
 """Raw rows -> checked documents with their questions; bad rows become rejects, and their neighbours go on.
 
-The questions are the small side: one sorted Arrow table that every process of a machine shares without a copy. A document
-finds its questions by binary search.
+The questions are the small side: one sorted Arrow table that every process of a machine shares without a copy. A
+document finds its questions by binary search.
 """
 
 from bisect import bisect_left, bisect_right
@@ -33,15 +33,14 @@ class CheckedDocument(NamedTuple):
 class Questions:
     """All questions of a job, by document.
 
-    ``table`` has the columns ``document_id`` (null: asked of every document), ``question_id`` and ``question``, all strings.
+    ``table`` has the string columns ``document_id`` (null: asked of every document), ``question_id`` and ``question``.
     """
 
     def __init__(self, table: pa.Table):
-        to_all = pc.is_null(table["document_id"])
-        self.to_all = _rows(table.filter(to_all))
-        bound = table.filter(pc.invert(to_all))
+        document_ids = table["document_id"]
+        self.to_all = _rows(table.filter(document_ids.is_null()))
         # Sorting is stable: the questions of one document keep their order.
-        self._bound = bound.take(pc.sort_indices(bound["document_id"])).combine_chunks()
+        self._bound = table.filter(document_ids.is_valid()).sort_by("document_id").combine_chunks()
         self._check_ids()
 
     def __reduce__(self) -> tuple:
@@ -83,17 +82,17 @@ class Questions:
         if len(set(to_all)) < len(to_all):
             twice = next(id_ for id_ in to_all if to_all.count(id_) > 1)
             raise InputError(
-                f"questions: question_id {twice!r} occurs {to_all.count(twice)} times among the questions asked of every "
+                f"questions: question_id {twice!r} occurs {to_all.count(twice)} times among those asked of every "
                 "document; give each its own id"
             )
         ids = self._bound.select(["document_id", "question_id"])
         counts = ids.group_by(["document_id", "question_id"]).aggregate([([], "count_all")])
-        if twice := counts.filter(pc.greater(counts["count_all"], 1)).slice(0, 1).to_pylist():
+        if twice := counts.filter(pc.field("count_all") > 1).slice(0, 1).to_pylist():
             raise InputError(
                 f"questions: question_id {twice[0]['question_id']!r} occurs {twice[0]['count_all']} times for document "
                 f"{twice[0]['document_id']!r}; ids must be unique within a document"
             )
-        both = ids.filter(pc.is_in(ids["question_id"], pa.array(to_all, pa.string()))).slice(0, 1).to_pylist()
+        both = ids.filter(pc.field("question_id").isin(pa.array(to_all, pa.string()))).slice(0, 1).to_pylist()
         if both:
             raise InputError(
                 f"questions: question_id {both[0]['question_id']!r} is asked of every document and of "
@@ -149,11 +148,12 @@ def check(document_id: str, text: pa.Scalar, questions: list[Question]) -> Check
     """
     try:
         document = text.as_py()
-        fault, detail = text_fault(document), ""
+        fault = text_fault(document)
+        detail = f"document {document_id!r} has {FAULTS[fault]}" if fault else ""
     except UnicodeDecodeError as error:
-        document, fault, detail = None, "invalid_unicode", f": {error}"
+        document, fault = "", "invalid_unicode"
+        detail = f"document {document_id!r} has text that is not valid UTF-8: {error}"
     if fault:
-        detail = f"document {document_id!r} has {FAULTS.get(fault, 'text that is not valid UTF-8')}{detail}"
         return CheckedDocument("", [], [reject(q.question_id, "documents", fault, detail) for q in questions])
     rejects = [
         reject(

@@ -17,9 +17,11 @@ import pyarrow.parquet as pq
 
 from qa_ray.documents import Questions
 from qa_ray.errors import InputError
-from qa_ray.records import ANSWERS
-from qa_ray.storage import open_filesystem, open_parquet, parquet_files
+from qa_ray.records import ANSWERS, PART, TOKENISED
+from qa_ray.storage import open_filesystem, open_parquet, parquet_files, reading_parquet
 
+# Columns that a run adds to a document's own, on the way to the answers or there.
+RESERVED = {*ANSWERS.names, *PART.names, *TOKENISED.names}
 LISTING_THREADS = 16  # footers of thousands of files are read side by side
 
 
@@ -59,15 +61,20 @@ def open_documents(uri: str, columns: Mapping[str, str], keep: Sequence[str] | N
     id_column, text_column = columns["document_id"], columns["text"]
     for name, column in (("document_id", id_column), ("text", text_column)):
         _check_column(schema, name, column, "documents")
+    if id_column == text_column:
+        raise InputError(f"documents: columns.document_id and columns.text both name {id_column!r}; name two columns")
     others = [name for name in schema.names if name not in (id_column, text_column)]
     for name in keep or ():
         _check_column(schema, None, name, "documents")
     passed_through = [name for name in others if keep is None or name in keep]
-    if taken := [name for name in passed_through if name in {*ANSWERS.names, "answers", "rejects", "num_tokens"}]:
+    if taken := [name for name in passed_through if name in RESERVED]:
         raise InputError(
             f"documents: the column {taken[0]!r} would collide with the answers' own; "
             f"rename it, or name the columns to pass through with columns.keep=[…]"
         )
+    if id_column in RESERVED - {"document_id"}:
+        raise InputError(f"documents: ids cannot stand in a column {id_column!r}, which the answers have; rename it")
+    _check_same_types(footers, [id_column, text_column, *passed_through])
     num_documents = sum(footer.metadata.num_rows for footer in footers)
     if not num_documents:
         raise InputError(f"documents: {uri!r} has {len(footers)} Parquet files and no row; nothing to answer")
@@ -98,39 +105,45 @@ def open_questions(uri: str, columns: Mapping[str, str]) -> tuple[Questions, str
     names = {"question_id": columns["question_id"], "question": columns["question"]}
     if columns["document_id"] in schema.names:
         names["document_id"] = columns["document_id"]
-    for name, column in names.items():
-        _check_column(schema, name, column, "questions")
-    filesystem, _ = open_filesystem(uri)
-    tables = [
-        open_parquet(filesystem, footer.path, "questions").read(columns=list(names.values())) for footer in footers
-    ]
-    table = pa.concat_tables(tables, promote_options="permissive")
+    table = pa.concat_tables(_strings(uri, footer, names) for footer in footers)
     if not table.num_rows:
         raise InputError(f"questions: {uri!r} has {len(footers)} Parquet files and no row; nothing to ask")
+    if "document_id" not in names:
+        table = table.append_column("document_id", pa.nulls(table.num_rows, pa.string()))
+    return Questions(table.select(["document_id", "question_id", "question"])), _fingerprint(footers)
+
+
+def _strings(uri: str, footer: _Footer, names: Mapping[str, str]) -> pa.Table:
+    """The columns of a file of questions that ``names`` maps to ours, checked and as strings."""
+    for name, column in names.items():
+        _check_column(footer.schema, name, column, "questions")
+    filesystem, _ = open_filesystem(uri)
+    with reading_parquet(footer.path, "questions"):
+        table = open_parquet(filesystem, footer.path, "questions").read(columns=list(names.values()))
     if nulls := table[names["question_id"]].null_count:
         raise InputError(
-            f"questions: {nulls} rows of {uri!r} have null as {names['question_id']!r}; give every question an id"
+            f"questions: {nulls} rows of {footer.path!r} have null as {names['question_id']!r}; "
+            "give every question an id"
         )
-    strings = {name: _strings(table[column], name, uri) for name, column in names.items()}
-    strings.setdefault("document_id", pa.nulls(table.num_rows, pa.string()))
-    return Questions(pa.table(strings).select(["document_id", "question_id", "question"])), _fingerprint(footers)
-
-
-def _strings(column: pa.ChunkedArray, name: str, uri: str) -> pa.ChunkedArray:
-    strings = column.cast(pa.string())
+    strings = pa.table({name: table[column].cast(pa.string()) for name, column in names.items()})
     try:
         strings.validate(full=True)
     except pa.ArrowInvalid as error:
         raise InputError(
-            f"questions: {name!r} in {uri!r} is not valid UTF-8 ({error}); write the file again"
+            f"questions: {footer.path!r} has text that is not valid UTF-8 ({error}); mend it or drop the row"
         ) from error
     return strings
 
 
 def iterate_columns(documents: Documents, columns: Sequence[str], batch_rows: int = 4096) -> Iterator[pa.RecordBatch]:
     """The documents' columns, batch by batch, in the order of the files."""
-    filesystem, _ = open_filesystem(documents.uri)
     for path in documents.paths:
+        yield from _batches(documents.uri, path, columns, batch_rows)
+
+
+def _batches(uri: str, path: str, columns: Sequence[str], batch_rows: int) -> Iterator[pa.RecordBatch]:
+    filesystem, _ = open_filesystem(uri)
+    with reading_parquet(path, "documents"):
         yield from open_parquet(filesystem, path, "documents").iter_batches(batch_rows, columns=list(columns))
 
 
@@ -141,8 +154,11 @@ def _footers(uri: str, what: str) -> list[_Footer]:
         file = open_parquet(filesystem, path, what)
         digest = hashlib.sha256(path.rsplit("/", 1)[-1].encode())
         digest.update(str(filesystem.size(path)).encode())
-        # Names, sizes, offsets and statistics of all column chunks: what the data is, wherever and whenever it was copied.
-        digest.update(repr(file.metadata.to_dict()).encode())
+        # Names, sizes, offsets and statistics of all column chunks: what the data is, wherever it was copied. As bytes,
+        # because statistics of text that is not valid UTF-8 cannot be had in any other way.
+        with reading_parquet(path, what):
+            content: Any = filesystem.cat_file(path, start=-file.metadata.serialized_size - 8)
+            digest.update(content)
         return _Footer(path, file.schema_arrow, file.metadata, digest.hexdigest())
 
     paths = parquet_files(uri, what)
@@ -156,6 +172,8 @@ def _fingerprint(footers: list[_Footer]) -> str:
 
 def _common_schema(footers: list[_Footer], what: str) -> pa.Schema:
     first = footers[0]
+    if twice := [name for name in first.schema.names if first.schema.names.count(name) > 1]:
+        raise InputError(f"{what}: {first.path!r} has two columns {twice[0]!r}; drop or rename one of them")
     for footer in footers[1:]:
         if footer.schema.names != first.schema.names:
             difference = sorted(set(footer.schema.names) ^ set(first.schema.names)) or "their order"
@@ -166,14 +184,28 @@ def _common_schema(footers: list[_Footer], what: str) -> pa.Schema:
     return first.schema.remove_metadata()
 
 
+def _check_same_types(footers: list[_Footer], columns: list[str]) -> None:
+    first = footers[0]
+    for footer in footers[1:]:
+        for column in columns:
+            if (kind := footer.schema.field(column).type) != (expected := first.schema.field(column).type):
+                raise InputError(
+                    f"documents: the column {column!r} has type {kind} in {footer.path!r} and {expected} in "
+                    f"{first.path!r}; write them with one schema, or name the columns to pass through with "
+                    "columns.keep=[…]"
+                )
+
+
 def _check_column(schema: pa.Schema, name: str | None, column: str, what: str) -> None:
     if column not in schema.names:
         close = get_close_matches(column, schema.names, n=1)
         hint = f"did you mean {close[0]!r}? " if close else ""
         remedy = f"name the right one with columns.{name}=…" if name else "leave it out of columns.keep"
-        raise InputError(f"{what}: no column {column!r}; there are {', '.join(schema.names)}; {hint}{remedy}")
+        raise InputError(f"{what}: no column {column!r}; there are {', '.join(schema.names) or 'none'}; {hint}{remedy}")
     kind = schema.field(column).type
     integer_id = name in ("document_id", "question_id") and pa.types.is_integer(kind)
+    if what == "questions" and name == "document_id" and pa.types.is_null(kind):
+        return  # a file with questions to all alone
     if name and not (integer_id or _is_string(kind)):
         allowed = "string or integer" if name.endswith("_id") else "string"
         raise InputError(
@@ -209,18 +241,17 @@ def _check_document_ids(uri: str, footers: list[_Footer], column: str) -> None:
 
 
 def _id_hashes(uri: str, footers: list[_Footer], column: str) -> Iterator[tuple[str, Any, np.ndarray]]:
-    filesystem, _ = open_filesystem(uri)
     for footer in footers:
-        file = open_parquet(filesystem, footer.path, "documents")
-        for batch in file.iter_batches(65_536, columns=[column]):
+        for batch in _batches(uri, footer.path, [column], 65_536):
             if nulls := batch[column].null_count:
                 raise InputError(
                     f"documents: {nulls} rows of {footer.path!r} have null as {column!r}; give every document an id"
                 )
             try:
-                ids = batch[column].to_numpy(zero_copy_only=False)
-                yield repr(footer.path), ids, pd.util.hash_array(ids, categorize=False)
-            except UnicodeDecodeError as error:
+                batch[column].validate(full=True)
+            except pa.ArrowInvalid as error:
                 raise InputError(
                     f"documents: {column!r} in {footer.path!r} is not valid UTF-8 ({error}); mend the ids"
                 ) from error
+            ids = batch[column].to_numpy(zero_copy_only=False)
+            yield repr(footer.path), ids, pd.util.hash_array(ids, categorize=False)  # pyright: ignore[reportAttributeAccessIssue]

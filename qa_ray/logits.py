@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import AutoModelForQuestionAnswering
+from transformers import AutoModelForQuestionAnswering, LongformerForQuestionAnswering
 from transformers.utils import logging as transformers_logging
 
 from qa_ray.errors import ModelError
@@ -44,7 +44,7 @@ class DocumentLogits(NamedTuple):
 class Model:
     """A question-answering checkpoint on a device, ready for batches of windows.
 
-    ``forward="auto"`` takes qa-ray's own exact forward pass for Longformer; ``"transformers"`` the reference for every family.
+    ``forward="auto"`` takes qa-ray's own exact forward pass for Longformer; ``"transformers"`` is the reference.
     """
 
     def __init__(self, folder: str, *, device: str, dtype: str, forward: Forward = "auto"):
@@ -54,11 +54,9 @@ class Model:
         takes = inspect.signature(model.forward).parameters
         self._takes_token_types = "token_type_ids" in takes and getattr(model.config, "type_vocab_size", 0) > 1
         self._takes_global_attention = "global_attention_mask" in takes
-        self._model = LongformerQA.from_transformers(model) if self._is_ours(model, forward) else model
-
-    @staticmethod
-    def _is_ours(model: torch.nn.Module, forward: Forward) -> bool:
-        return forward == "auto" and type(model).__name__ == "LongformerForQuestionAnswering"
+        self._model = model
+        if forward == "auto" and isinstance(model, LongformerForQuestionAnswering):
+            self._model = LongformerQA.from_transformers(model)
 
     @torch.inference_mode()
     def __call__(

@@ -23,13 +23,12 @@ from typing import Any, TextIO
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from qa_ray.documents import Questions, reject
 from qa_ray.errors import JobError, OutputError
 from qa_ray.records import ANSWER, REJECT, REJECTS, flat
-from qa_ray.storage import is_local, join, open_filesystem, read_text, remove_folder, write_text
+from qa_ray.storage import is_local, join, open_filesystem, read_text, remove_folder, write_text, writing
 from qa_ray.tables import ParquetFolder
 
 ROWS_PER_FILE = 1_000_000  # some 500 MB of answers with five n-best entries each
@@ -47,6 +46,17 @@ class Output:
     finished: bool
     resumed: bool
     _lock: TextIO | None = field(default=None, repr=False)
+
+    def __enter__(self) -> "Output":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.release()
+
+    def release(self) -> None:
+        """Lets another run have the folder."""
+        if self._lock:
+            self._lock.close()
 
     @property
     def parts(self) -> str:
@@ -69,27 +79,28 @@ def look(uri: str, identity: dict[str, Any]) -> Output:
     Raises:
         OutputError: files that are not ours, or another run; the settings that differ are named.
     """
+    if "?" in uri:  # Ray would take what follows for a query, and find nothing to resume
+        raise OutputError(f"output: {uri!r} has a question mark in its name; give another folder with output=…")
     filesystem, path = open_filesystem(uri)
-    names = (
-        {posixpath.basename(str(name)) for name in filesystem.ls(path, detail=False)}
-        if filesystem.isdir(path)
-        else set()
-    )
+    with writing(uri):
+        found = filesystem.ls(path, detail=False) if filesystem.isdir(path) else []
+    names = {posixpath.basename(str(name)) for name in found}
     if filesystem.isfile(path):
         raise OutputError(f"output: {uri!r} is a file; give a folder with output=…")
     if strangers := sorted(names - OURS):
         raise OutputError(
             f"output: {uri!r} holds {strangers[0]!r}, which no run wrote; give an empty or new folder with output=…"
         )
-    earlier = read_text(join(uri, "_run", "identity.json"))
     finished = "_SUCCESS" in names
     if finished:
-        earlier = json.dumps(json.loads(read_text(join(uri, "manifest.json")) or "{}").get("identity", {}))
-    elif not earlier and names & {"answers", "rejects", "manifest.json"}:
+        earlier = _read_json(join(uri, "manifest.json")).get("identity", {})
+    else:
+        earlier = _read_json(join(uri, "_run", "identity.json"))
+    if not earlier and names & {"answers", "rejects", "manifest.json", "_SUCCESS"}:
         raise OutputError(
             f"output: {uri!r} holds answers of an unknown run; give a new folder with output=… or remove them"
         )
-    if earlier and (differences := _differences(json.loads(earlier), identity)):
+    if earlier and (differences := _differences(earlier, identity)):
         raise OutputError(
             f"output: {uri!r} holds another run, which differs in {'; '.join(differences)}; "
             "give a new folder with output=… or remove this one"
@@ -98,7 +109,7 @@ def look(uri: str, identity: dict[str, Any]) -> Output:
 
 
 def claim(uri: str, identity: dict[str, Any]) -> Output:
-    """The output folder ``uri`` for this run: new, to be resumed, or finished already.
+    """The output folder ``uri`` for this run: new, to be resumed, or finished already. A live run's stays its own.
 
     Raises:
         OutputError: as ``look``; not writable; or a live run on this machine holds it.
@@ -106,10 +117,20 @@ def claim(uri: str, identity: dict[str, Any]) -> Output:
     output = look(uri, identity)
     if output.finished:
         return output
-    write_text(join(uri, "_run", "identity.json"), json.dumps(identity, indent=2, ensure_ascii=False))
-    if is_local(uri):
-        output._lock = _lock(uri)
+    lock = _lock(uri) if is_local(uri) else None
+    output = look(uri, identity)  # once more, now that no other run changes it
+    output._lock = lock
+    if not output.resumed and not output.finished:
+        write_text(join(uri, "_run", "identity.json"), json.dumps(identity, indent=2, ensure_ascii=False))
     return output
+
+
+def _read_json(uri: str) -> dict[str, Any]:
+    """The object in the file ``uri``; none if the file is missing or was not written to its end."""
+    try:
+        return json.loads(read_text(uri) or "{}")
+    except ValueError:
+        return {}
 
 
 def check_writable(uri: str) -> None:
@@ -125,8 +146,10 @@ def check_writable(uri: str) -> None:
 
 def _lock(uri: str) -> TextIO:
     """A lock that ends with this process, however it ends."""
-    _, path = open_filesystem(join(uri, "_run", "lock"))
-    file = open(path, "a+")  # noqa: SIM115 (it stays open as long as the run)
+    filesystem, path = open_filesystem(join(uri, "_run", "lock"))
+    with writing(uri):
+        filesystem.makedirs(posixpath.dirname(path), exist_ok=True)
+        file = open(path, "a+")  # noqa: SIM115 (it stays open as long as the run)
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
@@ -135,9 +158,10 @@ def _lock(uri: str) -> TextIO:
             f"output: {uri!r} is being written by a live run (process {file.read().strip() or 'unknown'}); "
             "wait for it, or give another folder with output=…"
         ) from error
-    file.truncate(0)
-    file.write(str(os.getpid()))
-    file.flush()
+    with writing(uri):
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
     return file
 
 
@@ -178,8 +202,8 @@ def commit(
     for part in _part_batches(output):
         totals.update(
             documents=part.num_rows,
-            windows=pc.sum(part["num_windows"]).as_py(),
-            tokens=pc.sum(part["num_tokens"]).as_py(),
+            windows=int(part["num_windows"].to_numpy().sum()),
+            tokens=int(part["num_tokens"].to_numpy().sum()),
         )
         for document_id in part[id_column].to_pylist():
             rows = questions.rows_of(str(document_id))
@@ -209,6 +233,7 @@ def commit(
     }
     write_text(join(output.uri, "manifest.json"), json.dumps(manifest, indent=2, ensure_ascii=False))
     write_text(join(output.uri, "_SUCCESS"), "")
+    output.release()
     remove_folder(join(output.uri, "_run"))
     return manifest
 
@@ -230,14 +255,14 @@ def _part_batches(output: Output) -> Iterator[pa.Table]:
 def _flatten(
     part: pa.Table, column: str, struct: pa.StructType, id_column: str, model_fingerprint: str | None = None
 ) -> pa.Table:
-    """One row per entry of the list ``column``, behind its document's id and (for answers) followed by its other columns."""
+    """One row per entry of the list ``column``, behind its document's id; answers are followed by its other columns."""
     lists = part[column].combine_chunks()
-    parents, entries = pc.list_parent_indices(lists), pc.list_flatten(lists)
+    parents, entries = lists.value_parent_indices(), lists.flatten()
     schema = flat(struct)
     document_ids = part[id_column].cast(pa.string()).take(parents)
     arrays = [
         document_ids,
-        *(pc.struct_field(entries, name).cast(schema.field(name).type) for name in schema.names[1:]),
+        *(entries.field(name).cast(schema.field(name).type) for name in schema.names[1:]),
     ]
     table = pa.table(arrays, schema=schema)
     if model_fingerprint is None:
@@ -278,7 +303,7 @@ def _check_rejects(answers: ParquetFolder, rejects: ParquetFolder, reasons: Coun
         remove_folder(answers.uri)
         counts = ", ".join(f"{reason} {count}" for reason, count in reasons.most_common(5))
         raise JobError(
-            f"{rejects.num_rows} of {answers.num_rows + rejects.num_rows} questions ({fraction:.1%}) were rejected ({counts}), "
-            f"more than limits.max_rejected_fraction={limit}; look at {rejects.uri!r}, then mend the input or raise the "
-            "limit and start again: nothing is computed twice"
+            f"{rejects.num_rows} of {answers.num_rows + rejects.num_rows} questions ({fraction:.1%}) were rejected "
+            f"({counts}), more than limits.max_rejected_fraction={limit}; look at "
+            f"{rejects.uri!r}, then mend the input or raise the limit and start again: nothing is computed twice"
         )

@@ -1,6 +1,7 @@
 """The answer job, as a table of contents: plan, claim, run on Ray Data, commit.
 
-One row in, one row out, keyed by the document, and no shuffle: so Ray's own checkpointing resumes a killed run exactly once.
+One row in, one row out, keyed by the document, and no shuffle: so Ray's own checkpointing resumes a killed run exactly
+once.
 
     read_parquet          the documents' id, text and passed-through columns
     repartition           blocks of some hundred windows' worth of documents
@@ -25,7 +26,7 @@ from qa_ray.config import AnswerConfig
 from qa_ray.errors import JobError, OutputError, QaRayError
 from qa_ray.outputs import Output, check_writable, claim, commit, look
 from qa_ray.plan import Plan, make_plan
-from qa_ray.progress import LOG, log_to, shown
+from qa_ray.progress import LOG, Counts, log_to, shown
 from qa_ray.resources import Resources, find_resources, ray_started
 from qa_ray.storage import is_local, join, open_filesystem
 from qa_ray.workers import ActorSettings, AnswerDocuments, Progress, TokeniseSettings, tokenise_documents
@@ -39,23 +40,23 @@ def answer_documents(config: AnswerConfig) -> dict[str, Any]:
         JobError: the run failed or its counts do not add up; start it again to resume.
     """
     plan = make_plan(config)
-    output = claim(plan.output, plan.identity)
-    if output.finished:
-        return output.manifest()
-    if is_local(plan.output):
-        log_to(join(plan.output, "run.log"))
-    started = time.time()
-    with ray_started():
-        resources = find_resources(config)
-        facts = run(plan, output, resources)
-    return commit(
-        output,
-        questions=plan.questions,
-        num_documents=plan.documents.num_documents,
-        id_column=plan.documents.id_column,
-        max_rejected_fraction=config.limits.max_rejected_fraction,
-        facts=facts | {"seconds": round(time.time() - started, 1), "resources": asdict(resources)},
-    )
+    with claim(plan.output, plan.identity) as output:
+        if output.finished:
+            return output.manifest()
+        if is_local(plan.output):
+            log_to(join(plan.output, "run.log"))
+        started = time.time()
+        with ray_started():
+            resources = find_resources(config)
+            facts = run(plan, output, resources)
+        return commit(
+            output,
+            questions=plan.questions,
+            num_documents=plan.documents.num_documents,
+            id_column=plan.documents.id_column,
+            max_rejected_fraction=config.limits.max_rejected_fraction,
+            facts=facts | {"seconds": round(time.time() - started, 1), "resources": asdict(resources)},
+        )
 
 
 def check_job(config: AnswerConfig) -> tuple[Plan, Output, Resources]:
@@ -74,7 +75,7 @@ def run(plan: Plan, output: Output, resources: Resources) -> dict[str, Any]:
         read_documents(plan, output)
         .repartition(target_num_rows_per_block=plan.rows_per_block(resources.device, resources.max_actors))
         .map_batches(
-            tokenise_documents,
+            tokenise_documents,  # pyright: ignore[reportArgumentType] (takes its settings by fn_kwargs)
             batch_format="pyarrow",
             batch_size=None,
             fn_kwargs={"settings": tokenise_settings(plan)},
@@ -90,10 +91,13 @@ def run(plan: Plan, output: Output, resources: Resources) -> dict[str, Any]:
         )
     )
     LOG.info("answering %d questions in about %d windows", plan.num_pairs, plan.num_windows)
-    poll = progress.counts.remote
-    with shown(lambda: ray.get(poll()), plan.documents.num_documents, plan.num_windows), _explained(output):
+
+    def poll() -> Counts:
+        return ray.get(progress.counts.remote())  # pyright: ignore[reportReturnType] (an actor's method is untyped)
+
+    with shown(poll, plan.documents.num_documents, plan.num_windows), _explained(output):
         dataset.write_parquet(output.parts)
-    counts = ray.get(poll())
+    counts = poll()
     driver_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return {
         "windows_this_run": counts.windows,
@@ -113,6 +117,7 @@ def read_documents(plan: Plan, output: Output) -> ray.data.Dataset:
         list(plan.documents.paths),
         columns=[plan.documents.id_column, plan.documents.text_column, *plan.documents.passed_through],
         filesystem=None if is_local(plan.documents.uri) else filesystem,
+        file_extensions=None,  # the plan has chosen the files
     )
 
 

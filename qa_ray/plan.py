@@ -54,11 +54,13 @@ class Plan:
         table = Table(title="Plan", show_header=False, title_justify="left")
         documents, settings = self.documents, self.settings
         rows = {
-            "documents": f"{documents.num_documents:,} in {len(documents.paths):,} files, {documents.text_bytes / 1e6:,.1f} MB of text",
-            "questions": f"{self.questions.num_bound:,} bound to a document, {len(self.questions.to_all):,} asked of all: "
-            f"{self.num_pairs:,} answers",
+            "documents": f"{documents.num_documents:,} in {len(documents.paths):,} files, "
+            f"{documents.text_bytes / 1e6:,.1f} MB of text",
+            "questions": f"{self.questions.num_bound:,} bound to a document, "
+            f"{len(self.questions.to_all):,} asked of all: {self.num_pairs:,} answers",
             "model": f"{self.checkpoint.name} ({self.checkpoint.fingerprint[:12]})",
-            "windows": f"about {self.num_windows:,} of at most {settings.max_tokens:,} tokens, overlap {settings.overlap_tokens}",
+            "windows": f"about {self.num_windows:,} of at most {settings.max_tokens:,} tokens, "
+            f"overlap {settings.overlap_tokens}",
             "output": self.output,
         }
         for name, value in rows.items():

@@ -24,7 +24,7 @@ from qa_ray.windows import windows
 # Logits of this many (token, question) pairs are held at a time: 8 bytes each, 64 MB, however long the document.
 MAX_HELD_TOKENS = 8_000_000
 # Enough for full speed; more would only hold more memory (CPU) or pad more (GPU).
-BATCH_TOKENS = {"cpu": 4_096, "cuda": 65_536}
+BATCH_TOKENS = {"cpu": 2_048, "cuda": 65_536}
 
 
 @dataclass(frozen=True)
@@ -67,9 +67,10 @@ def settle(checkpoint: Checkpoint, layout: Layout, model_max_tokens: int, **give
     room = settings.max_tokens - layout.num_special_tokens - settings.max_question_tokens
     if room < 1 or settings.overlap_tokens >= room:
         raise ConfigError(
-            f"windows.overlap_tokens={settings.overlap_tokens} does not fit: windows of {settings.max_tokens} tokens less "
-            f"{layout.num_special_tokens} special ones less windows.max_question_tokens={settings.max_question_tokens} leave "
-            f"{room} for the document, and the overlap must be smaller; take longer windows or a smaller overlap"
+            f"windows.overlap_tokens={settings.overlap_tokens} does not fit: windows of {settings.max_tokens} tokens "
+            f"less {layout.num_special_tokens} special ones less windows.max_question_tokens="
+            f"{settings.max_question_tokens} leave {room} for the document, and the overlap must be smaller; "
+            "take longer windows or a smaller overlap"
         )
     return settings
 
@@ -138,7 +139,8 @@ class Reader:
         questions, documents = _as_list("question", question), _as_list("document", document)
         if len(questions) != len(documents) and 1 not in (len(questions), len(documents)):
             raise InputError(
-                f"{len(questions)} questions and {len(documents)} documents: give as many of one as of the other, or a single one"
+                f"{len(questions)} questions and {len(documents)} documents: "
+                "give as many of one as of the other, or a single one"
             )
         num_pairs = max(len(questions), len(documents)) if questions and documents else 0
         questions, documents = (texts * num_pairs if len(texts) == 1 else texts for texts in (questions, documents))

@@ -66,7 +66,7 @@ REJECT = pa.struct(
         ("detail", pa.string()),
     ]
 )
-"""A (document, question) that could not be answered: the stage that gave it up, a reason to count by, a detail to read."""
+"""A (document, question) that could not be answered: the stage that gave up, a reason to count by, a detail to read."""
 
 
 def flat(struct: pa.StructType) -> pa.Schema:
@@ -152,7 +152,7 @@ class Windows(NamedTuple):
         return len(self.start_W)
 
     def reach_T(self) -> np.ndarray:
-        """For each token, where the last window that holds it stops: a span from here cannot go farther in one window."""
+        """For each token, where the last window that holds it stops: no span from here goes farther in one window."""
         num_tokens = int(self.stop_W[-1])
         last_window_T = np.searchsorted(self.start_W, np.arange(num_tokens), side="right") - 1
         return self.stop_W[last_window_T]

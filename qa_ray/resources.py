@@ -30,7 +30,7 @@ class Resources:
 
 @contextmanager
 def ray_started() -> Iterator[None]:
-    """Ray for the block: the session there is, the cluster that RAY_ADDRESS names, or a session of this machine's own."""
+    """Ray for the block: the session there is, the cluster that RAY_ADDRESS names, or one on this machine."""
     if ray.is_initialized():
         yield
         return
@@ -75,8 +75,8 @@ def find_resources(config: AnswerConfig) -> Resources:
     needed = fewest * cpus_per_actor + SPARE_CPUS
     if cpus < needed:
         raise ConfigError(
-            f"runner: {fewest} actors of {cpus_per_actor} CPUs and {SPARE_CPUS} to read, filter and write need {needed} CPUs, "
-            f"and Ray has {cpus}; set fewer runner.actors or runner.cpus_per_actor, or add nodes"
+            f"runner: {fewest} actors of {cpus_per_actor} CPUs and {SPARE_CPUS} to read, filter and write need "
+            f"{needed} CPUs, and Ray has {cpus}; set fewer runner.actors or runner.cpus_per_actor, or add nodes"
         )
     if (gpus := cluster.get("GPU", 0)) < fewest * gpus_per_actor:
         raise ConfigError(

@@ -20,9 +20,9 @@ CHUNK_TOKENS = 16_384  # a chunk's band of 16,384 × 30 logits takes 2 MB
 def rank_logits(logits_T: Tensor, null_logits_W: Tensor, num_owned_W: Tensor, ranking: Ranking) -> Tensor:
     """The start (or end) logits by which spans of different windows are ranked against each other.
 
-    ``logit`` takes them as they are (transformers' run_qa.py). ``logit_minus_null`` measures each against what its window
-    says of "no answer here" (its null logit: the one of the first token, as in SQuAD 2.0, Devlin et al. 2018). Within
-    one window both rank alike.
+    ``logit`` takes them as they are (transformers' run_qa.py). ``logit_minus_null`` measures each against what its
+    window says of "no answer here" (its null logit: the one of the first token, as in SQuAD 2.0, Devlin et al.
+    2018). Within one window both rank alike.
     """
     if ranking == "logit":
         return logits_T
@@ -80,5 +80,5 @@ def _top_of_chunk(
 
 
 def log_normaliser(logits_T: Tensor) -> float:
-    """log Σ exp over all tokens of the document, each counted once: the shared normalisation of Clark & Gardner 2018."""
+    """log Σ exp over all tokens of the document, each counted once: shared normalisation, Clark & Gardner 2018."""
     return float(torch.logsumexp(logits_T.double(), dim=0))

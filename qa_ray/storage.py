@@ -87,12 +87,8 @@ def parquet_files(uri: str, what: str) -> list[str]:
 
 def open_parquet(filesystem: fsspec.AbstractFileSystem, path: str, what: str) -> pq.ParquetFile:
     """``path`` opened for reading by row groups; a broken or forbidden file is an InputError."""
-    try:
+    with reading_parquet(path, what):
         return pq.ParquetFile(filesystem.open(path, "rb"))
-    except PermissionError as error:
-        raise InputError(f"{what}: no permission to read {path!r}; check its owner or the credentials") from error
-    except (pa.ArrowInvalid, OSError) as error:
-        raise InputError(f"{what}: {path!r} cannot be read as Parquet ({error}); write it again or move it") from error
 
 
 def read_bytes(filesystem: fsspec.AbstractFileSystem, path: str) -> bytes:
@@ -130,8 +126,30 @@ def read_text(uri: str) -> str | None:
 def remove_folder(uri: str) -> None:
     """Removes the folder ``uri`` with all below, if there is one."""
     filesystem, path = open_filesystem(uri)
-    if filesystem.exists(path):
-        filesystem.rm(path, recursive=True)
+    with writing(uri):
+        if filesystem.exists(path):
+            filesystem.rm(path, recursive=True)
+
+
+class reading_parquet:
+    """``with reading_parquet(path, "documents"):`` turns whatever is wrong with that file into an InputError."""
+
+    def __init__(self, path: str, what: str):
+        self.path, self.what = path, what
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, PermissionError):
+            raise InputError(
+                f"{self.what}: no permission to read {self.path!r}; check its owner or the credentials"
+            ) from error
+        if isinstance(error, pa.ArrowException | OSError):
+            reason = " ".join(str(error).split())
+            raise InputError(
+                f"{self.what}: {self.path!r} cannot be read as Parquet ({reason}); write it again or move it"
+            ) from error
 
 
 class writing:

@@ -1,11 +1,12 @@
 """Document tokens -> overlapping windows of (start_token, stop_token).
 
 A window is a pair of indices into the document's tokens; nothing is copied. The windows are those of a fast tokenizer's
-``return_overflowing_tokens`` with ``stride=overlap_tokens``: each begins ``room - overlap`` after the one before, and the
-last one ends with the document.
+``return_overflowing_tokens`` with ``stride=overlap_tokens``: each begins ``room - overlap`` after the one before, and
+the last one ends with the document.
 
 Every token is *owned* by one window: the one in which it has most context, that is, in which the nearer cut edge is
-farthest away (edges at the document's own ends cut nothing). Between two neighbours that is the middle of their overlap.
+farthest away (edges at the document's own ends cut nothing). Between two neighbours that is the middle of their
+overlap.
 """
 
 import numpy as np

@@ -69,7 +69,7 @@ class Progress:
 
 
 def tokenise_documents(table: pa.Table, settings: TokeniseSettings) -> pa.Table:
-    """Attaches each document's questions, checks both, and tokenises: records.TOKENISED behind the passed-through columns."""
+    """Attaches each document's questions, checks both, and tokenises: the passed-through columns, then TOKENISED."""
     questions, tokeniser = _questions(settings.questions), _tokeniser(settings.model)
     rows = []
     for document_id, text in zip(table[settings.id_column], table[settings.text_column], strict=True):

@@ -1,5 +1,6 @@
 """Shared by all tests: small models of every family, a Ray session, and tables to answer."""
 
+import logging
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -34,7 +35,7 @@ def ray_session() -> Iterator[None]:
     """One Ray for all tests that need one."""
     import ray
 
-    ray.init(num_cpus=6, include_dashboard=False, log_to_driver=False, logging_level="error")
+    ray.init(num_cpus=6, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     yield
     ray.shutdown()
 

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
@@ -22,7 +23,7 @@ TEXT = (
     "The quick brown fox jumps over the lazy dog. Who signed the agreement on 12 March 1997, and where was it kept? "
     "In 1871 Ada Vane built the lighthouse at Cape Ørsted; it cost 4,200 crowns. 北京大学在哪里？它在海淀区。 "
 )
-SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+SIZES: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
 
 
 def save_model(family: str, folder: Path, *, positions: int = 130, seed: int = 0, settings: dict | None = None) -> str:
@@ -35,9 +36,7 @@ def save_model(family: str, folder: Path, *, positions: int = 130, seed: int = 0
         "pad_token_id": tokenizer.pad_token_id,
     }
     if family == "longformer":
-        config = LongformerConfig(
-            **common, **SIZES, attention_window=[16, 8], type_vocab_size=1, sep_token_id=tokenizer.sep_token_id
-        )
+        config = LongformerConfig(**common, **SIZES, attention_window=[16, 8], type_vocab_size=1, sep_token_id=2)
         model = LongformerForQuestionAnswering(config)
     elif family == "roberta":
         model = RobertaForQuestionAnswering(RobertaConfig(**common, **SIZES, type_vocab_size=1))
