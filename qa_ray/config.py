@@ -169,7 +169,8 @@ def _read_yaml(path: str) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"config {path!r}: cannot be read ({error}); give a YAML file") from error
     except yaml.YAMLError as error:
-        raise ConfigError(f"config {path!r}: not YAML ({error}); mend that line") from error
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"config {path!r}: not YAML ({reason}); mend that line") from error
     if not isinstance(values, dict):
         raise ConfigError(f"config {path!r}: holds {type(values).__name__}, not 'key: value' lines")
     return values

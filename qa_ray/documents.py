@@ -141,6 +141,11 @@ def reject(question_id: str, stage: str, reason: str, detail: str) -> dict[str, 
     return {"question_id": question_id, "stage": stage, "reason": reason, "detail": detail}
 
 
+def failure(question_id: str, stage: str, error: Exception) -> dict[str, Any]:
+    """The reject of a question that made a stage fail."""
+    return reject(question_id, stage, type(error).__name__, str(error)[:1000])
+
+
 def check(document_id: str, text: pa.Scalar, questions: list[Question]) -> CheckedDocument:
     """The document with those of its questions that can be asked; the others as rejects.
 

@@ -18,8 +18,10 @@ import os
 import posixpath
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Any, TextIO
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from io import FileIO
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -45,7 +47,7 @@ class Output:
     identity: dict[str, Any]
     finished: bool
     resumed: bool
-    _lock: TextIO | None = field(default=None, repr=False)
+    _lock: FileIO | None = field(default=None, repr=False)
 
     def __enter__(self) -> "Output":
         return self
@@ -117,12 +119,15 @@ def claim(uri: str, identity: dict[str, Any]) -> Output:
     output = look(uri, identity)
     if output.finished:
         return output
-    lock = _lock(uri) if is_local(uri) else None
-    output = look(uri, identity)  # once more, now that no other run changes it
-    output._lock = lock
-    if not output.resumed and not output.finished:
-        write_text(join(uri, "_run", "identity.json"), json.dumps(identity, indent=2, ensure_ascii=False))
-    return output
+    with ExitStack() as stack:
+        lock = stack.enter_context(_open_lock(uri)) if is_local(uri) else None
+        if lock:
+            _take(lock, uri)
+        output = look(uri, identity)  # once more, now that no other run changes it
+        if not output.resumed and not output.finished:
+            write_text(join(uri, "_run", "identity.json"), json.dumps(identity, indent=2, ensure_ascii=False))
+        stack.pop_all()
+        return replace(output, _lock=lock)
 
 
 def _read_json(uri: str) -> dict[str, Any]:
@@ -144,25 +149,26 @@ def check_writable(uri: str) -> None:
             filesystem.rmdir(folder)
 
 
-def _lock(uri: str) -> TextIO:
-    """A lock that ends with this process, however it ends."""
+def _open_lock(uri: str) -> FileIO:
     filesystem, path = open_filesystem(join(uri, "_run", "lock"))
     with writing(uri):
         filesystem.makedirs(posixpath.dirname(path), exist_ok=True)
-        file = open(path, "a+")  # noqa: SIM115 (it stays open as long as the run)
+        return FileIO(path, "a+")
+
+
+def _take(lock: FileIO, uri: str) -> None:
+    """Takes a lock that ends with this process, however it ends."""
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with writing(uri):
+            lock.truncate(0)
+            lock.write(str(os.getpid()).encode())
     except BlockingIOError as error:
-        file.seek(0)
+        lock.seek(0)
         raise OutputError(
-            f"output: {uri!r} is being written by a live run (process {file.read().strip() or 'unknown'}); "
+            f"output: {uri!r} is being written by a live run (process {lock.read().decode() or 'unknown'}); "
             "wait for it, or give another folder with output=…"
         ) from error
-    with writing(uri):
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
-    return file
 
 
 def _differences(earlier: dict[str, Any], identity: dict[str, Any]) -> list[str]:

@@ -5,12 +5,13 @@ once.
 
     read_parquet          the documents' id, text and passed-through columns
     repartition           blocks of some hundred windows' worth of documents
-    tokenise_documents    CPU: attach each document's questions, check, tokenise once        documents, tokens
-    AnswerDocuments       actors with the model          windows, logits, spans, answers
-    write_parquet         parts, one row a document; their ids go into the checkpoint        outputs
+    TokeniseDocuments     CPU actors: attach each document's questions, check, tokenise once      documents, tokens
+    AnswerDocuments       actors with the model                                    windows, logits, spans, answers
+    write_parquet         parts, one row a document; their ids go into the checkpoint             outputs
 """
 
 import errno
+import re
 import resource
 import time
 from dataclasses import asdict
@@ -22,14 +23,16 @@ from ray.data import ActorPoolStrategy, DataContext
 from ray.data.checkpoint import CheckpointConfig
 from ray.exceptions import RayError
 
+from qa_ray import errors
+from qa_ray.answering import ActorSettings, AnswerDocuments, Progress
 from qa_ray.config import AnswerConfig
 from qa_ray.errors import JobError, OutputError, QaRayError
 from qa_ray.outputs import Output, check_writable, claim, commit, look
 from qa_ray.plan import Plan, make_plan
-from qa_ray.progress import LOG, Counts, log_to, shown
+from qa_ray.progress import LOG, Counts, logged_to, shown
 from qa_ray.resources import Resources, find_resources, ray_started
 from qa_ray.storage import is_local, join, open_filesystem
-from qa_ray.workers import ActorSettings, AnswerDocuments, Progress, TokeniseSettings, tokenise_documents
+from qa_ray.tokenising import TokeniseDocuments, TokeniseSettings
 
 
 def answer_documents(config: AnswerConfig) -> dict[str, Any]:
@@ -43,10 +46,8 @@ def answer_documents(config: AnswerConfig) -> dict[str, Any]:
     with claim(plan.output, plan.identity) as output:
         if output.finished:
             return output.manifest()
-        if is_local(plan.output):
-            log_to(join(plan.output, "run.log"))
         started = time.time()
-        with ray_started():
+        with logged_to(join(plan.output, "run.log") if is_local(plan.output) else None), ray_started():
             resources = find_resources(config)
             facts = run(plan, output, resources)
         return commit(
@@ -75,10 +76,12 @@ def run(plan: Plan, output: Output, resources: Resources) -> dict[str, Any]:
         read_documents(plan, output)
         .repartition(target_num_rows_per_block=plan.rows_per_block(resources.device, resources.max_actors))
         .map_batches(
-            tokenise_documents,  # pyright: ignore[reportArgumentType] (takes its settings by fn_kwargs)
+            TokeniseDocuments,
             batch_format="pyarrow",
             batch_size=None,
-            fn_kwargs={"settings": tokenise_settings(plan)},
+            compute=ActorPoolStrategy(min_size=1, max_size=resources.max_tokenisers),
+            num_cpus=1,
+            fn_constructor_kwargs={"settings": tokenise_settings(plan)},
         )
         .map_batches(
             AnswerDocuments,
@@ -168,10 +171,15 @@ class _explained:
                     f"output: cannot write {self._output.uri!r}: {cause.strerror or cause}; make room and start again: "
                     "documents that are done stay done"
                 ) from error
+        # What an actor raised while it was made arrives as text only.
+        if told := re.findall(r"^qa_ray\.errors\.(\w+): (.+)", str(error), re.DOTALL | re.MULTILINE):
+            kind, message = map(str, told[-1])
+            raise getattr(errors, kind, JobError)(" ".join(message.split())) from error
+        LOG.error("Ray's own words: %s", error)
         lines = [line for line in str(error).splitlines() if line.strip()]
         raise JobError(
             f"the run failed: {lines[-1] if lines else type(error).__name__}; documents that are done stay done: "
-            "mend the cause and start again"
+            "mend the cause (run.log in the output has all of it) and start again"
         ) from error
 
 

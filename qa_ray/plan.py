@@ -14,8 +14,8 @@ from qa_ray.checkpoints import Checkpoint, open_checkpoint
 from qa_ray.config import AnswerConfig
 from qa_ray.documents import Questions, check
 from qa_ray.inputs import Documents, iterate_columns, open_documents, open_questions
-from qa_ray.reader import ReadingSettings, settle
 from qa_ray.records import Layout
+from qa_ray.settings import ReadingSettings, settle
 from qa_ray.storage import full_uri, is_local
 from qa_ray.tokens import Tokeniser
 from qa_ray.windows import windows

@@ -5,7 +5,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from rich.console import Console
@@ -87,16 +87,31 @@ def _show(poll: Callable[[], Counts], num_documents: int, num_windows: int, ende
                 return
 
 
-def log_to(path: str | None) -> None:
-    """Sends qa-ray's log lines to the file ``path`` (appended), and to stderr where that is no terminal."""
+@contextmanager
+def logged_to(path: str | None) -> Iterator[None]:
+    """While the block runs, sends qa-ray's log lines to the file ``path`` (appended), and to stderr if no terminal."""
     LOG.setLevel(logging.INFO)
     LOG.propagate = False
-    for handler in list(LOG.handlers):
-        LOG.removeHandler(handler)
-        handler.close()
     handlers: list[logging.Handler] = [] if sys.stderr.isatty() else [logging.StreamHandler()]
     if path:
-        handlers.append(logging.FileHandler(path, encoding="utf-8"))
+        handlers.append(_LogFile(path, encoding="utf-8"))
     for handler in handlers:
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
         LOG.addHandler(handler)
+    try:
+        yield
+    finally:
+        for handler in handlers:
+            LOG.removeHandler(handler)
+            handler.close()
+
+
+class _LogFile(logging.FileHandler):
+    """A log on a full disk is left as it is; the run itself says that the disk is full."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        pass
+
+    def close(self) -> None:
+        with suppress(OSError):
+            super().close()

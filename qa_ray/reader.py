@@ -5,18 +5,19 @@
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
 from qa_ray.answers import Candidate, answer, candidates
-from qa_ray.checkpoints import Checkpoint, open_checkpoint
+from qa_ray.checkpoints import open_checkpoint
 from qa_ray.documents import FAULTS, text_fault
 from qa_ray.errors import ConfigError, InputError
 from qa_ray.logits import DocumentLogits, Forward, Model, Pair, logits
-from qa_ray.records import Layout, Ranking, Tokens
+from qa_ray.records import Ranking, Tokens
+from qa_ray.settings import ReadingSettings, settle
 from qa_ray.spans import log_normaliser, rank_logits, spans
 from qa_ray.tokens import Tokeniser
 from qa_ray.windows import windows
@@ -27,52 +28,12 @@ MAX_HELD_TOKENS = 8_000_000
 BATCH_TOKENS = {"cpu": 2_048, "cuda": 65_536}
 
 
-@dataclass(frozen=True)
-class ReadingSettings:
-    """Everything that decides an answer besides the model, with no default left open. Lengths in tokens."""
-
-    max_tokens: int
-    overlap_tokens: int
-    max_question_tokens: int
-    ranking: Ranking
-    no_answer_threshold: float
-    temperature: float
-    max_answer_tokens: int = 30
-    n_best: int = 5
-    snippet_chars: int = 160
-
-
 class ReadableDocument(NamedTuple):
     """A document as the reader wants it: text, its tokens, and the token ids of each question."""
 
     text: str
     tokens: Tokens
     questions: list[np.ndarray]
-
-
-def settle(checkpoint: Checkpoint, layout: Layout, model_max_tokens: int, **given: Any) -> ReadingSettings:
-    """The settings given, and the model's own where one is None, checked against each other and the model.
-
-    Raises:
-        ConfigError: windows longer than the model reads, or an overlap that leaves a window no step.
-    """
-    own = {name: getattr(checkpoint.settings, name) for name in type(checkpoint.settings).model_fields}
-    settings = ReadingSettings(**own | {name: value for name, value in given.items() if value is not None})
-    longest = min(checkpoint.max_positions, model_max_tokens)
-    if settings.max_tokens > longest:
-        raise ConfigError(
-            f"windows.max_tokens={settings.max_tokens}: model {checkpoint.name!r} reads at most {longest} tokens; "
-            f"set windows.max_tokens={longest} or less"
-        )
-    room = settings.max_tokens - layout.num_special_tokens - settings.max_question_tokens
-    if room < 1 or settings.overlap_tokens >= room:
-        raise ConfigError(
-            f"windows.overlap_tokens={settings.overlap_tokens} does not fit: windows of {settings.max_tokens} tokens "
-            f"less {layout.num_special_tokens} special ones less windows.max_question_tokens="
-            f"{settings.max_question_tokens} leave {room} for the document, and the overlap must be smaller; "
-            "take longer windows or a smaller overlap"
-        )
-    return settings
 
 
 def find_device(device: str) -> str:
@@ -109,10 +70,10 @@ class Reader:
     ):
         checkpoint = open_checkpoint(model)
         self.tokeniser = Tokeniser(checkpoint.folder)
-        self._layout = self.tokeniser.layout()
+        self.layout = self.tokeniser.layout()
         self.settings = settle(
             checkpoint,
-            self._layout,
+            self.layout,
             self.tokeniser.model_max_tokens,
             max_tokens=max_tokens,
             overlap_tokens=overlap_tokens,
@@ -123,7 +84,7 @@ class Reader:
             temperature=temperature,
         )
         device = find_device(device)
-        self._model = Model(checkpoint.folder, device=device, dtype=dtype, forward=forward)
+        self.model = Model(checkpoint.folder, device=device, dtype=dtype, forward=forward)
         self._batch_tokens = batch_tokens or BATCH_TOKENS[device]
 
     def answer(self, question: str | Sequence[str], document: str | Sequence[str], top_k: int = 1) -> Any:
@@ -166,15 +127,15 @@ class Reader:
         settings = settings or self.settings
         results: list[list[dict[str, Any]]] = [[] for _ in documents]
         for group in _groups(documents):
-            pairs = [self._pair(documents[d], question, settings) for d, question in group]
-            found = logits(self._model, self._layout, pairs, self._batch_tokens, on_batch)
+            pairs = [self.pair(documents[d], question, settings) for d, question in group]
+            found = logits(self.model, self.layout, pairs, self._batch_tokens, on_batch)
             for (d, _), pair, pair_logits in zip(group, pairs, found, strict=True):
-                fields = _answer_pair(documents[d], pair, pair_logits, settings)
+                fields = answer_pair(documents[d], pair, pair_logits, settings)
                 results[d].append(fields | {"num_windows": len(pair.windows)})
         return results
 
-    def _pair(self, document: ReadableDocument, question: np.ndarray, settings: ReadingSettings) -> Pair:
-        room = settings.max_tokens - self._layout.num_special_tokens - len(question)
+    def pair(self, document: ReadableDocument, question: np.ndarray, settings: ReadingSettings) -> Pair:
+        room = settings.max_tokens - self.layout.num_special_tokens - len(question)
         return Pair(document.tokens.ids_T, question, windows(len(document.tokens), room, settings.overlap_tokens))
 
     def _tokens(self, text: str) -> Tokens:
@@ -228,7 +189,7 @@ def _groups(documents: Sequence[ReadableDocument]) -> Iterator[list[tuple[int, n
         yield group
 
 
-def _answer_pair(
+def answer_pair(
     document: ReadableDocument, pair: Pair, found: DocumentLogits, settings: ReadingSettings
 ) -> dict[str, Any]:
     num_owned_W = torch.from_numpy(pair.windows.own_stop_W - pair.windows.own_start_W).to(found.start_T.device)

@@ -10,6 +10,7 @@ from rich.text import Text
 from qa_ray.config import AnswerConfig
 from qa_ray.outputs import Output
 from qa_ray.plan import Plan
+from qa_ray.records import ANSWER
 from qa_ray.resources import Resources
 from qa_ray.storage import full_uri, join, open_filesystem, open_parquet
 
@@ -48,7 +49,9 @@ def show_answers(manifest: dict[str, Any], config: AnswerConfig, console: Consol
 
 def _show_first(output: str, file: str, num_rows: int, console: Console) -> None:
     filesystem, path = open_filesystem(join(output, "answers", file))
-    rows = next(open_parquet(filesystem, path, "answers").iter_batches(num_rows)).to_pylist()
+    # Passed-through columns are not ours to read: they may hold anything.
+    columns = ["document_id", *ANSWER.names]
+    rows = next(open_parquet(filesystem, path, "answers").iter_batches(num_rows, columns=columns)).to_pylist()
     for row in sorted(rows, key=lambda row: (row["document_id"], row["question_id"])):
         console.print(f"[dim]{escape(row['document_id'])}[/]  {escape(row['question'])}", highlight=False)
         if row["answer"] is None:

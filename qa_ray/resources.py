@@ -2,6 +2,8 @@
 
 import logging
 import os
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,9 +14,11 @@ import ray.data  # sets up its own logging, which is then turned down
 from qa_ray.config import AnswerConfig
 from qa_ray.errors import ConfigError
 
-# Beside its actors a run needs one CPU each to read and tokenise, to filter what is done when resumed, and to write;
+# Beside its actors a run needs one CPU each to read, to filter what is done when resumed, to tokenise and to write;
 # with fewer a resumed run would wait for ever.
-SPARE_CPUS = 3
+SPARE_CPUS = 4
+# A CPU tokenises some 200,000 tokens a second, and an actor with a model asks for 10,000 on a CPU, a million on a GPU.
+TOKENISERS_PER_ACTOR = {"cpu": 0.1, "cuda": 4}
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,11 @@ class Resources:
     cpus_per_actor: int
     gpus_per_actor: float
 
+    @property
+    def max_tokenisers(self) -> int:
+        """How many CPU workers tokenise, if the cluster has CPUs for them."""
+        return max(1, round(self.max_actors * TOKENISERS_PER_ACTOR[self.device]))
+
 
 @contextmanager
 def ray_started() -> Iterator[None]:
@@ -37,8 +46,12 @@ def ray_started() -> Iterator[None]:
     # Ray tells of its plans and settings at length; what matters of its errors reaches people through ours.
     for name in ("ray", "ray.data"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    for handler in logging.getLogger("ray.data").handlers:
+        if isinstance(handler, logging.StreamHandler):
+            handler.setLevel(logging.CRITICAL)
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     if os.environ.get("RAY_ADDRESS"):
         ray.init(logging_level=logging.ERROR)
     else:
@@ -46,6 +59,8 @@ def ray_started() -> Iterator[None]:
         ray.init(
             num_cpus=num_cores() + SPARE_CPUS, include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False
         )
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, on_sigterm)  # Ray's own would abort this process
     try:
         yield
     finally:
@@ -75,8 +90,8 @@ def find_resources(config: AnswerConfig) -> Resources:
     needed = fewest * cpus_per_actor + SPARE_CPUS
     if cpus < needed:
         raise ConfigError(
-            f"runner: {fewest} actors of {cpus_per_actor} CPUs and {SPARE_CPUS} to read, filter and write need "
-            f"{needed} CPUs, and Ray has {cpus}; set fewer runner.actors or runner.cpus_per_actor, or add nodes"
+            f"runner: {fewest} actors of {cpus_per_actor} CPUs and {SPARE_CPUS} to read, filter, tokenise and write "
+            f"need {needed} CPUs, and Ray has {cpus}; set fewer runner.actors or runner.cpus_per_actor, or add nodes"
         )
     if (gpus := cluster.get("GPU", 0)) < fewest * gpus_per_actor:
         raise ConfigError(

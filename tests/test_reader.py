@@ -52,8 +52,8 @@ def readable(reader: Reader, *questions: str, document: str = DOCUMENT) -> Reada
 def test_logits_equal_transformers_on_each_window_alone(models: dict[str, str], family: str, forward):
     reader = Reader(models[family], forward=forward)
     document = readable(reader, *QUESTIONS)
-    pairs = [reader._pair(document, question, reader.settings) for question in document.questions]
-    for asked, pair, found in zip(QUESTIONS, pairs, logits(reader._model, reader._layout, pairs, 700), strict=True):
+    pairs = [reader.pair(document, question, reader.settings) for question in document.questions]
+    for asked, pair, found in zip(QUESTIONS, pairs, logits(reader.model, reader.layout, pairs, 700), strict=True):
         reference = each_window_alone(models[family], asked, 64, 16)
         assert len(reference) == len(pair.windows) > 5
         for w, theirs in enumerate(reference):
@@ -119,9 +119,9 @@ def test_for_one_window_the_score_is_the_softmax_product_that_people_know(models
     best = reader.answer("Who?", document)
     document_tokens = readable(reader, "Who?", document=document)
     (found,) = logits(
-        reader._model,
-        reader._layout,
-        [reader._pair(document_tokens, document_tokens.questions[0], reader.settings)],
+        reader.model,
+        reader.layout,
+        [reader.pair(document_tokens, document_tokens.questions[0], reader.settings)],
         128,
     )
     product = torch.softmax(found.start_T, 0)[:, None] * torch.softmax(found.end_T, 0)[None].double()

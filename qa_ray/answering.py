@@ -1,36 +1,22 @@
-"""What runs in Ray's worker processes: Arrow tables in, Arrow tables out, one row a document.
+"""Tokens -> answers, in Ray's actors with the model: Arrow tables in, Arrow tables out, one row a document.
 
-Here is the boundary of rejects: whatever goes wrong with one document becomes a row that says so.
+Here is the boundary of rejects: a document that makes the model fail becomes a row that says so.
 """
 
 import resource
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import ray
 
 from qa_ray.checkpoints import open_checkpoint
-from qa_ray.documents import CheckedDocument, Questions, check, reject
+from qa_ray.documents import failure
 from qa_ray.errors import ModelError
 from qa_ray.progress import Counts
-from qa_ray.reader import ReadableDocument, Reader, ReadingSettings, use_threads
+from qa_ray.reader import ReadableDocument, Reader, use_threads
 from qa_ray.records import PART, TOKENISED, Tokens
-from qa_ray.tokens import Tokeniser
-
-
-@dataclass(frozen=True)
-class TokeniseSettings:
-    """What tokenise_documents needs to know; ``questions`` is an object of Ray's store, one copy a machine."""
-
-    model: str
-    questions: ray.ObjectRef
-    id_column: str
-    text_column: str
-    max_question_tokens: int
-    long_questions: str
+from qa_ray.settings import ReadingSettings
 
 
 @dataclass(frozen=True)
@@ -66,73 +52,6 @@ class Progress:
     def counts(self) -> Counts:
         """All blocks so far."""
         return self._counts
-
-
-def tokenise_documents(table: pa.Table, settings: TokeniseSettings) -> pa.Table:
-    """Attaches each document's questions, checks both, and tokenises: the passed-through columns, then TOKENISED."""
-    questions, tokeniser = _questions(settings.questions), _tokeniser(settings.model)
-    rows = []
-    for document_id, text in zip(table[settings.id_column], table[settings.text_column], strict=True):
-        key = str(document_id.as_py())
-        checked = check(key, text, questions.of(key))
-        try:
-            rows.append(_tokenised(checked, tokeniser, settings))
-        except Exception as error:  # the reject boundary
-            rows.append(_all_rejected(checked, "tokens", error))
-    kept = table.drop_columns([settings.text_column])
-    return pa.table(
-        [*kept.columns, *pa.Table.from_pylist(rows, TOKENISED).columns], [*kept.column_names, *TOKENISED.names]
-    )
-
-
-@lru_cache(maxsize=1)
-def _questions(reference: ray.ObjectRef) -> Questions:
-    return ray.get(reference)
-
-
-@lru_cache(maxsize=1)
-def _tokeniser(model: str) -> Tokeniser:
-    return Tokeniser(open_checkpoint(model).folder)
-
-
-def _tokenised(checked: CheckedDocument, tokeniser: Tokeniser, settings: TokeniseSettings) -> dict[str, Any]:
-    tokens = tokeniser(checked.text) if checked.questions else Tokens(*(np.empty(0, np.int32) for _ in range(3)))
-    questions, rejects = [], list(checked.rejects)
-    limit = settings.max_question_tokens
-    for asked in checked.questions:
-        ids = tokeniser.question(asked.question or "")
-        if not len(tokens):
-            detail = "the document has no token that the model knows of"
-            rejects.append(reject(asked.question_id, "tokens", "no_tokens", detail))
-        elif len(ids) > limit and settings.long_questions == "reject":
-            detail = f"{len(ids)} tokens, more than windows.max_question_tokens={limit}; raise it or truncate"
-            rejects.append(reject(asked.question_id, "tokens", "question_too_long", detail))
-        else:
-            questions.append({"question_id": asked.question_id, "question": asked.question, "token_ids": ids[:limit]})
-    return {
-        "text": checked.text,
-        "token_ids": tokens.ids_T,
-        "start_char": tokens.start_char_T,
-        "stop_char": tokens.stop_char_T,
-        "questions": questions,
-        "rejects": rejects,
-    }
-
-
-def _all_rejected(checked: CheckedDocument, stage: str, error: Exception) -> dict[str, Any]:
-    rejects = [_failure(question.question_id, stage, error) for question in checked.questions]
-    return {
-        "text": "",
-        "token_ids": [],
-        "start_char": [],
-        "stop_char": [],
-        "questions": [],
-        "rejects": checked.rejects + rejects,
-    }
-
-
-def _failure(question_id: str, stage: str, error: Exception) -> dict[str, Any]:
-    return reject(question_id, stage, type(error).__name__, str(error)[:1000])
 
 
 class AnswerDocuments:
@@ -195,7 +114,7 @@ class AnswerDocuments:
         try:
             return self._reader.read([document], self._reading, self._progress.add_windows.remote)[0]
         except Exception as error:  # the reject boundary
-            rejects.extend(_failure(question["question_id"], "logits", error) for question in asked)
+            rejects.extend(failure(question["question_id"], "logits", error) for question in asked)
             return []
 
 

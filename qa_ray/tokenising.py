@@ -1,0 +1,84 @@
+"""Documents with their questions -> tokens, in Ray's CPU workers: Arrow in, Arrow out, one row a document."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray
+
+from qa_ray.checkpoints import open_checkpoint
+from qa_ray.documents import CheckedDocument, check, failure, reject
+from qa_ray.records import TOKENISED, Tokens
+from qa_ray.tokens import Tokeniser
+
+
+@dataclass(frozen=True)
+class TokeniseSettings:
+    """What TokeniseDocuments needs to know; ``questions`` is an object of Ray's store, one copy a machine."""
+
+    model: str
+    questions: ray.ObjectRef
+    id_column: str
+    text_column: str
+    max_question_tokens: int
+    long_questions: str
+
+
+class TokeniseDocuments:
+    """An actor with the tokenizer and all questions."""
+
+    def __init__(self, settings: TokeniseSettings):
+        self._settings = settings
+        self._questions = ray.get(settings.questions)
+        self._tokeniser = Tokeniser(open_checkpoint(settings.model).folder)
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        """Attaches each document's questions, checks both, and tokenises: passed-through columns, then TOKENISED."""
+        settings, rows = self._settings, []
+        for document_id, text in zip(table[settings.id_column], table[settings.text_column], strict=True):
+            key = str(document_id.as_py())
+            checked = check(key, text, self._questions.of(key))
+            try:
+                rows.append(_tokenised(checked, self._tokeniser, settings))
+            except Exception as error:  # the reject boundary
+                rows.append(_all_rejected(checked, "tokens", error))
+        kept = table.drop_columns([settings.text_column])
+        tokenised = pa.Table.from_pylist(rows, TOKENISED)
+        return pa.table([*kept.columns, *tokenised.columns], [*kept.column_names, *TOKENISED.names])
+
+
+def _tokenised(checked: CheckedDocument, tokeniser: Tokeniser, settings: TokeniseSettings) -> dict[str, Any]:
+    tokens = tokeniser(checked.text) if checked.questions else Tokens(*(np.empty(0, np.int32) for _ in range(3)))
+    questions, rejects = [], list(checked.rejects)
+    limit = settings.max_question_tokens
+    for asked in checked.questions:
+        ids = tokeniser.question(asked.question or "")
+        if not len(tokens):
+            detail = "the document has no token that the model knows of"
+            rejects.append(reject(asked.question_id, "tokens", "no_tokens", detail))
+        elif len(ids) > limit and settings.long_questions == "reject":
+            detail = f"{len(ids)} tokens, more than windows.max_question_tokens={limit}; raise it or truncate"
+            rejects.append(reject(asked.question_id, "tokens", "question_too_long", detail))
+        else:
+            questions.append({"question_id": asked.question_id, "question": asked.question, "token_ids": ids[:limit]})
+    return {
+        "text": checked.text,
+        "token_ids": tokens.ids_T,
+        "start_char": tokens.start_char_T,
+        "stop_char": tokens.stop_char_T,
+        "questions": questions,
+        "rejects": rejects,
+    }
+
+
+def _all_rejected(checked: CheckedDocument, stage: str, error: Exception) -> dict[str, Any]:
+    rejects = [failure(question.question_id, stage, error) for question in checked.questions]
+    return {
+        "text": "",
+        "token_ids": [],
+        "start_char": [],
+        "stop_char": [],
+        "questions": [],
+        "rejects": checked.rejects + rejects,
+    }

@@ -1,0 +1,50 @@
+"""How windows should be ranked against each other for a model: EM and F1 on long documents, by ranking.
+
+    python tests/benchmarks/ranking.py dev-v1.1.json [model] [articles] [questions per article]
+
+Joins the paragraphs of each article of a SQuAD file into one long document and asks questions of it. Put the better
+ranking into the model's qa_ray.json.
+"""
+
+import json
+import random
+import sys
+from collections import defaultdict
+from dataclasses import replace
+from pathlib import Path
+
+from qa_ray import Reader
+from qa_ray.logits import logits
+from qa_ray.metrics import squad1_scores
+from qa_ray.reader import ReadableDocument, answer_pair
+from qa_ray.records import Ranking
+
+RANKINGS: tuple[Ranking, ...] = ("logit", "logit_minus_null")
+
+
+def main(path: str, model: str = "default", num_articles: str = "7", num_questions: str = "25") -> None:
+    reader = Reader(model, dtype="bfloat16")
+    random.seed(1)
+    totals: dict[str, float] = defaultdict(float)
+    articles = json.loads(Path(path).read_text(encoding="utf-8"))["data"]
+    for article in random.sample(articles, int(num_articles)):
+        text = "\n\n".join(paragraph["context"] for paragraph in article["paragraphs"])
+        asked = [qa for paragraph in article["paragraphs"] for qa in paragraph["qas"]]
+        asked = random.sample(asked, min(int(num_questions), len(asked)))
+        questions = [reader.tokeniser.question(qa["question"]) for qa in asked]
+        document = ReadableDocument(text, reader.tokeniser(text), questions)
+        pairs = [reader.pair(document, question, reader.settings) for question in questions]
+        for qa, pair, found in zip(asked, pairs, logits(reader.model, reader.layout, pairs, 2048), strict=True):
+            totals["questions"] += 1
+            for ranking in RANKINGS:
+                best = answer_pair(document, pair, found, replace(reader.settings, ranking=ranking))["n_best"][0][
+                    "answer"
+                ]
+                exact, f1 = squad1_scores(best, [gold["text"] for gold in qa["answers"]])
+                totals[f"{ranking} EM"] += exact
+                totals[f"{ranking} F1"] += f1
+        print({name: round(100 * total / totals["questions"], 1) for name, total in totals.items()}, flush=True)  # noqa: T201
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

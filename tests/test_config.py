@@ -1,0 +1,110 @@
+from pathlib import Path
+
+import pytest
+from running import told
+
+from qa_ray.cli import main
+from qa_ray.config import AnswerConfig, PrepareConfig, read_config
+from qa_ray.errors import ConfigError, InputError
+
+COMPLETE = "documents: d\nquestions: q\noutput: o\n"
+
+
+@pytest.fixture
+def write_config(tmp_path: Path):
+    def write(text: str | bytes) -> str:
+        path = tmp_path / "config.yaml"
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+        return str(path)
+
+    return write
+
+
+def test_words_lie_over_the_file(write_config):
+    path = write_config(COMPLETE + "windows:\n  max_tokens: 384\n  overlap_tokens: 64\n")
+    config = read_config(AnswerConfig, path, ["windows.max_tokens=512", "output=x=y", "runner.actors=[1, 4]"])
+    assert (config.windows.max_tokens, config.windows.overlap_tokens) == (512, 64)
+    assert (config.output, config.runner.actors, config.model) == ("x=y", (1, 4), "default")
+
+
+def test_a_section_whose_lines_are_all_commented_out_is_all_defaults(write_config):
+    path = write_config(COMPLETE + "windows:\n#  max_tokens: 384\n")
+    assert read_config(AnswerConfig, path).windows.long_questions == "reject"
+    assert read_config(AnswerConfig, path, ["windows.max_tokens=5"]).windows.max_tokens == 5
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("windows.maxtokens=5", "unknown setting 'windows.maxtokens'; did you mean 'windows.max_tokens'?"),
+        ("max_tokens=5", "unknown setting 'max_tokens'; did you mean 'windows.max_tokens'?"),
+        ("window.max_tokens=5", "unknown setting 'window'; did you mean 'windows'?"),
+        ("dokuments=5", "unknown setting 'dokuments'; did you mean 'documents'?"),
+        ("zzz=1", "unknown setting 'zzz'; known are documents, questions, output, model, columns.document_id,"),
+        ("windows.max_tokens=many", "windows.max_tokens: Input should be a valid integer"),
+        ("windows.max_tokens=0", "windows.max_tokens: Input should be greater than 0, not 0"),
+        ("windows.max_tokens=4.5", "not 4.5"),
+        ("windows.overlap_tokens=-1", "greater than or equal to 0, not -1"),
+        ("windows.long_questions=skip", "windows.long_questions: Input should be 'reject' or 'truncate', not 'skip'"),
+        ("answers.ranking=best", "answers.ranking: Input should be 'logit' or 'logit_minus_null', not 'best'"),
+        ("answers.temperature=.inf", "answers.temperature: Input should be a finite number, not inf"),
+        ("answers.no_answer_threshold=.nan", "answers.no_answer_threshold: Input should be a finite number, not nan"),
+        ("limits.max_rejected_fraction=5%", "limits.max_rejected_fraction: Input should be a valid number"),
+        ("limits.max_rejected_fraction=5", "less than or equal to 1, not 5"),
+        ("runner.actors=0", "runner.actors: Input should be a number above 0, or fewest and most as in [1, 4], not 0"),
+        ("runner.actors=[3, 1]", "as in [1, 4], not [3, 1]"),
+        ("runner.actors=all", "as in [1, 4], not 'all'"),
+        ("runner.dtype=int8", "runner.dtype: Input should be 'float32', 'bfloat16' or 'float16', not 'int8'"),
+        ("columns.keep=title", "columns.keep: Input should be a valid list, not 'title'"),
+        ("documents=2024-01-01", "documents: Input should be a valid string, not datetime.date(2024, 1, 1)"),
+        ("documents=", "documents: Input should be a valid string, not None"),
+        ("output=''", "output: String should have at least 1 character, not ''"),
+        ("documents.path=x", "documents.path: 'documents' is a value ('d'), not a section with settings of its own"),
+        ("documents", "'documents': not a setting; write key=value, for example windows.max_tokens=4096"),
+        ("=5", "'=5': not a setting; write key=value, for example windows.max_tokens=4096"),
+        ("columns.keep=[a", "'columns.keep=[a': the value is not YAML; quote it"),
+    ],
+)
+def test_a_wrong_word_is_told_with_its_remedy(write_config, word: str, message: str):
+    with told(ConfigError, message):
+        read_config(AnswerConfig, write_config(COMPLETE), [word])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "holds NoneType, not 'key: value' lines"),
+        ("- documents\n", "holds list, not 'key: value' lines"),
+        ("documents: d: q", "not YAML (mapping values are not allowed here"),
+        (b"documents: \xff", "cannot be read ('utf-8' codec can't decode byte 0xff"),
+        (b"documents: \x00", "not YAML (unacceptable character #x0000"),
+        ("documents: d\n", "the setting 'questions' is missing; add it to the file or as questions=…; the setting"),
+        (COMPLETE + "1: 2\n", "1: Keys should be strings, not 1"),
+    ],
+)
+def test_a_wrong_file_is_told_with_its_remedy(write_config, text: str | bytes, message: str):
+    path = write_config(text)
+    with told(ConfigError, path, message):
+        read_config(AnswerConfig, path)
+
+
+def test_missing_files_folders_and_unknown_places_are_told(tmp_path: Path):
+    with told(ConfigError, "none.yaml': no such file; the repository's configs/ has examples"):
+        read_config(AnswerConfig, str(tmp_path / "none.yaml"))
+    with told(ConfigError, "cannot be read (", "Is a directory", "); give a YAML file"):
+        read_config(AnswerConfig, str(tmp_path))
+    with told(InputError, "Protocol not known: s4; use a local path or a URI such as s3://bucket/folder"):
+        read_config(AnswerConfig, "s4://bucket/config.yaml")
+
+
+def test_every_verb_checks_its_own_settings(write_config):
+    with told(ConfigError, "unknown setting 'sources'; did you mean 'source'?"):
+        read_config(PrepareConfig, write_config("sources: x\noutput: y\n"))
+
+
+def test_the_command_line_says_what_is_wrong_in_one_line_and_exits_with_2(write_config, capfd: pytest.CaptureFixture):
+    assert main(["answer", write_config(COMPLETE), "windows.maxtokens=[5]"]) == 2
+    words = capfd.readouterr().err
+    assert words.startswith("error: ")
+    assert "did you mean 'windows.max_tokens'?" in words
+    assert words.count("\n") == 1
