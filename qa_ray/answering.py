@@ -13,7 +13,6 @@ import pyarrow as pa
 from qa_ray.checkpoints import open_checkpoint
 from qa_ray.documents import failure
 from qa_ray.errors import ModelError
-from qa_ray.progress import Counts
 from qa_ray.reader import ReadableDocument, Reader, use_threads
 from qa_ray.records import PART, TOKENISED, Tokens
 from qa_ray.settings import ReadingSettings
@@ -33,31 +32,10 @@ class ActorSettings:
     num_threads: int
 
 
-class Progress:
-    """The actor that counts; the driver asks it."""
-
-    def __init__(self):
-        self._counts = Counts()
-
-    def add_windows(self, windows: int) -> None:
-        """Notes a batch that went through the model."""
-        self._counts.windows += windows
-
-    def add_block(self, documents: int, rejects: int, peak_bytes: int) -> None:
-        """Notes a finished block."""
-        self._counts.documents += documents
-        self._counts.rejects += rejects
-        self._counts.peak_actor_bytes = max(self._counts.peak_actor_bytes, peak_bytes)
-
-    def counts(self) -> Counts:
-        """All blocks so far."""
-        return self._counts
-
-
 class AnswerDocuments:
     """An actor with the model: answers the questions of a block of documents, as records.PART."""
 
-    def __init__(self, settings: ActorSettings, progress: Any):
+    def __init__(self, settings: ActorSettings, tally: Any):
         use_threads(settings.num_threads)
         if open_checkpoint(settings.model).fingerprint != settings.model_fingerprint:
             raise ModelError(
@@ -72,7 +50,7 @@ class AnswerDocuments:
             batch_tokens=settings.batch_tokens,
         )
         self._reading = settings.reading
-        self._progress = progress
+        self._tally = tally
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """The block's documents, each with all its answers and rejects."""
@@ -88,7 +66,7 @@ class AnswerDocuments:
             "num_windows": num_windows,
         }
         peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        self._progress.add_block.remote(table.num_rows, sum(map(len, rejects)), peak_bytes)
+        self._tally.add_block.remote(table.num_rows, sum(map(len, rejects)), peak_bytes)
         kept = table.drop_columns(TOKENISED.names)
         return pa.table([*kept.columns, *pa.table(rows, PART).columns], [*kept.column_names, *PART.names])
 
@@ -97,7 +75,7 @@ class AnswerDocuments:
     ) -> list[list[dict[str, Any]]]:
         """The answers of each document; one that makes the model fail is rejected alone."""
         try:
-            found = self._reader.read(documents, self._reading, self._progress.add_windows.remote)
+            found = self._reader.read(documents, self._reading, self._tally.add_windows.remote)
         except Exception:  # the reject boundary: find the culprit
             found = [self._answers_alone(*row) for row in zip(documents, asked, rejects, strict=True)]
         return [
@@ -112,7 +90,7 @@ class AnswerDocuments:
         self, document: ReadableDocument, asked: list[dict], rejects: list[dict]
     ) -> list[dict[str, Any]]:
         try:
-            return self._reader.read([document], self._reading, self._progress.add_windows.remote)[0]
+            return self._reader.read([document], self._reading, self._tally.add_windows.remote)[0]
         except Exception as error:  # the reject boundary
             rejects.extend(failure(question["question_id"], "logits", error) for question in asked)
             return []

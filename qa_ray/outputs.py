@@ -141,12 +141,11 @@ def _read_json(uri: str) -> dict[str, Any]:
 def check_writable(uri: str) -> None:
     """Raises an OutputError if nothing can be written at ``uri``; leaves nothing behind."""
     filesystem, path = open_filesystem(uri)
-    existed = filesystem.isdir(path)
+    new = [folder for folder in (f"{path}/_run", path) if not filesystem.isdir(folder)]
     write_text(join(uri, "_run", "probe"), "")
     filesystem.rm(f"{path}/_run/probe")
-    for folder in (f"{path}/_run", path):
-        if is_local(uri) and not existed and not filesystem.ls(folder):
-            filesystem.rmdir(folder)
+    for folder in new if is_local(uri) else []:
+        filesystem.rmdir(folder)
 
 
 def _open_lock(uri: str) -> FileIO:

@@ -11,6 +11,7 @@ once.
 """
 
 import errno
+import os
 import re
 import resource
 import time
@@ -24,15 +25,17 @@ from ray.data.checkpoint import CheckpointConfig
 from ray.exceptions import RayError
 
 from qa_ray import errors
-from qa_ray.answering import ActorSettings, AnswerDocuments, Progress
+from qa_ray.answering import ActorSettings, AnswerDocuments
 from qa_ray.config import AnswerConfig
 from qa_ray.errors import JobError, OutputError, QaRayError
 from qa_ray.outputs import Output, check_writable, claim, commit, look
 from qa_ray.plan import Plan, make_plan
-from qa_ray.progress import LOG, Counts, logged_to, shown
+from qa_ray.progress import LOG, Counts, Tally, logged_to, shown
 from qa_ray.resources import Resources, find_resources, ray_started
 from qa_ray.storage import is_local, join, open_filesystem
 from qa_ray.tokenising import TokeniseDocuments, TokeniseSettings
+
+FILES_PER_FOOTER_READER = 500  # each reads 128 at a time
 
 
 def answer_documents(config: AnswerConfig) -> dict[str, Any]:
@@ -71,7 +74,7 @@ def check_job(config: AnswerConfig) -> tuple[Plan, Output, Resources]:
 
 def run(plan: Plan, output: Output, resources: Resources) -> dict[str, Any]:
     """Answers all documents that have no part yet; returns what was measured."""
-    progress = ray.remote(num_cpus=0)(Progress).remote()
+    tally = ray.remote(num_cpus=0)(Tally).remote()
     dataset = (
         read_documents(plan, output)
         .repartition(target_num_rows_per_block=plan.rows_per_block(resources.device, resources.max_actors))
@@ -90,13 +93,13 @@ def run(plan: Plan, output: Output, resources: Resources) -> dict[str, Any]:
             compute=ActorPoolStrategy(min_size=resources.min_actors, max_size=resources.max_actors),
             num_cpus=resources.cpus_per_actor,
             num_gpus=resources.gpus_per_actor,
-            fn_constructor_kwargs={"settings": actor_settings(plan, resources), "progress": progress},
+            fn_constructor_kwargs={"settings": actor_settings(plan, resources), "tally": tally},
         )
     )
     LOG.info("answering %d questions in about %d windows", plan.num_pairs, plan.num_windows)
 
     def poll() -> Counts:
-        return ray.get(progress.counts.remote())  # pyright: ignore[reportReturnType] (an actor's method is untyped)
+        return ray.get(tally.counts.remote())  # pyright: ignore[reportReturnType] (an actor's method is untyped)
 
     with shown(poll, plan.documents.num_documents, plan.num_windows), _explained(output):
         dataset.write_parquet(output.parts)
@@ -114,6 +117,10 @@ def read_documents(plan: Plan, output: Output) -> ray.data.Dataset:
     context.enable_progress_bars = False
     context.checkpoint_config = CheckpointConfig(
         plan.documents.id_column, output.checkpoint, delete_checkpoint_on_success=False
+    )
+    # Ray would start 32 processes to read footers, be it of one file: half a minute on a laptop.
+    os.environ["RAY_DATA_PARQUET_FOOTER_NUM_ACTORS"] = str(
+        min(32, 1 + len(plan.documents.paths) // FILES_PER_FOOTER_READER)
     )
     filesystem, _ = open_filesystem(plan.documents.uri)
     return ray.data.read_parquet(

@@ -26,6 +26,27 @@ class Counts:
     peak_actor_bytes: int = 0
 
 
+class Tally:
+    """The actor that counts what all others do; the driver asks it."""
+
+    def __init__(self):
+        self._counts = Counts()
+
+    def add_windows(self, windows: int) -> None:
+        """Notes a batch that went through the model."""
+        self._counts.windows += windows
+
+    def add_block(self, documents: int, rejects: int, peak_bytes: int) -> None:
+        """Notes a finished block."""
+        self._counts.documents += documents
+        self._counts.rejects += rejects
+        self._counts.peak_actor_bytes = max(self._counts.peak_actor_bytes, peak_bytes)
+
+    def counts(self) -> Counts:
+        """All blocks so far."""
+        return self._counts
+
+
 def describe(counts: Counts, num_documents: int, num_windows: int, seconds: float) -> str:
     """One line: documents, windows per second, time left (from the plan's windows)."""
     rate = counts.windows / seconds if seconds else 0.0
