@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import settings
 from models import FAMILIES, save_model
 
 from qa_ray.records import QUESTIONS
