@@ -2,22 +2,16 @@
 
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from hypothesis import settings
 from models import FAMILIES, save_model
 
-from qa_ray.records import QUESTIONS
-
 settings.register_profile("patient", deadline=None)  # a busy machine is no failure
 settings.load_profile("patient")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "60")
 
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 needs_shared_data = pytest.mark.skipif(
@@ -41,18 +35,3 @@ def ray_session() -> Iterator[None]:
     ray.init(num_cpus=6, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     yield
     ray.shutdown()
-
-
-@pytest.fixture
-def write_tables(tmp_path: Path) -> Callable[..., dict[str, Any]]:
-    """Writes documents and questions; returns the config of a job over them."""
-
-    def write(documents: list[dict], questions: list[dict], num_files: int = 1) -> dict[str, Any]:
-        for name, rows, schema in (("documents", documents, None), ("questions", questions, QUESTIONS)):
-            (tmp_path / name).mkdir(exist_ok=True)
-            for i in range(num_files):
-                table = pa.Table.from_pylist(rows[i::num_files], schema)
-                pq.write_table(table, tmp_path / name / f"part-{i}.parquet", row_group_size=8)
-        return {name: str(tmp_path / name) for name in ("documents", "questions", "output")}
-
-    return write
