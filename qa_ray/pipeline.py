@@ -118,7 +118,7 @@ def read_documents(plan: Plan, output: Output) -> ray.data.Dataset:
     context.checkpoint_config = CheckpointConfig(
         plan.documents.id_column, output.checkpoint, delete_checkpoint_on_success=False
     )
-    # Ray would start 32 processes to read footers, be it of one file: half a minute on a laptop.
+    # Ray would start 32 processes to read footers, be it of one file.
     os.environ["RAY_DATA_PARQUET_FOOTER_NUM_ACTORS"] = str(
         min(32, 1 + len(plan.documents.paths) // FILES_PER_FOOTER_READER)
     )

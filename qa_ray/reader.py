@@ -24,7 +24,7 @@ from qa_ray.windows import windows
 
 # Logits of this many (token, question) pairs are held at a time: 8 bytes each, 64 MB, however long the document.
 MAX_HELD_TOKENS = 8_000_000
-# Enough for full speed; more would only hold more memory (CPU) or pad more (GPU).
+# On a CPU more tokens would only hold more memory; the GPU's figure is a guess that no GPU has seen yet.
 BATCH_TOKENS = {"cpu": 2_048, "cuda": 65_536}
 
 
