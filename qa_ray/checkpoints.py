@@ -15,6 +15,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+from transformers.models.auto.modeling_auto import MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES
 
 from qa_ray.errors import ModelError
 from qa_ray.records import Ranking
@@ -64,6 +65,11 @@ def open_checkpoint(name: str) -> Checkpoint:
         raise ModelError(
             f"model {name!r}: {'only pickled weights (' + ', '.join(pickled) + ')' if pickled else 'no weights'} "
             f"in {str(folder)!r}; qa-ray loads safetensors alone: convert with model.save_pretrained(folder)"
+        )
+    if (family := config.get("model_type")) not in MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES:
+        raise ModelError(
+            f"model {name!r}: its config.json says model_type {family!r}, for which transformers has no "
+            "question-answering model; take a checkpoint of a family that AutoModelForQuestionAnswering knows"
         )
     if not any(key.startswith("qa_outputs.") for path in weights for key in _tensor_names(path, name)):
         raise ModelError(

@@ -22,6 +22,7 @@ from qa_ray.storage import open_filesystem, open_parquet, parquet_files, reading
 
 # Columns that a run adds to a document's own, on the way to the answers or there.
 RESERVED = {*ANSWERS.names, *PART.names, *TOKENISED.names}
+SAMPLED_GROUPS = 16
 LISTING_THREADS = 16  # footers of thousands of files are read side by side
 
 
@@ -36,6 +37,7 @@ class Documents:
     passed_through: tuple[str, ...]
     schema: pa.Schema
     num_documents: int
+    row_groups: tuple[tuple[str, int, int], ...]  # path, number within the file, rows
     text_bytes: int  # uncompressed, as the files' footers say
     fingerprint: str  # sha256 over the files' names, sizes and footers
 
@@ -87,6 +89,12 @@ def open_documents(uri: str, columns: Mapping[str, str], keep: Sequence[str] | N
         passed_through=tuple(passed_through),
         schema=schema,
         num_documents=num_documents,
+        row_groups=tuple(
+            (footer.path, group, num_rows)
+            for footer in footers
+            for group in range(footer.metadata.num_row_groups)
+            if (num_rows := footer.metadata.row_group(group).num_rows)
+        ),
         text_bytes=sum(_column_bytes(footer, text_column) for footer in footers),
         fingerprint=_fingerprint(footers),
     )
@@ -135,16 +143,28 @@ def _strings(uri: str, footer: _Footer, names: Mapping[str, str]) -> pa.Table:
     return strings
 
 
-def iterate_columns(documents: Documents, columns: Sequence[str], batch_rows: int = 4096) -> Iterator[pa.RecordBatch]:
-    """The documents' columns, batch by batch, in the order of the files."""
-    for path in documents.paths:
-        yield from _batches(documents.uri, path, columns, batch_rows)
+def sample(documents: Documents, num_documents: int) -> Iterator[tuple[str, pa.Scalar]]:
+    """Ids and texts of about ``num_documents`` documents, evenly spaced in row groups that lie all over the table."""
+    every_group = -(-len(documents.row_groups) // SAMPLED_GROUPS)
+    groups = documents.row_groups[::every_group]
+    every_row = max(1, sum(num_rows for _, _, num_rows in groups) // num_documents)
+    row = 0
+    for path, group, _ in groups:
+        columns = [documents.id_column, documents.text_column]
+        for batch in _batches(documents.uri, path, columns, 64, [group]):
+            for index in range(-row % every_row, batch.num_rows, every_row):
+                ids, texts = (batch[column] for column in columns)
+                yield str(ids[index].as_py()), texts[index]
+            row += batch.num_rows
 
 
-def _batches(uri: str, path: str, columns: Sequence[str], batch_rows: int) -> Iterator[pa.RecordBatch]:
+def _batches(
+    uri: str, path: str, columns: Sequence[str], batch_rows: int, row_groups: list[int] | None = None
+) -> Iterator[pa.RecordBatch]:
     filesystem, _ = open_filesystem(uri)
     with reading_parquet(path, "documents"):
-        yield from open_parquet(filesystem, path, "documents").iter_batches(batch_rows, columns=list(columns))
+        file = open_parquet(filesystem, path, "documents")
+        yield from file.iter_batches(batch_rows, row_groups=row_groups, columns=list(columns))
 
 
 def _footers(uri: str, what: str) -> list[_Footer]:

@@ -15,6 +15,8 @@ import os
 import re
 import resource
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
@@ -52,7 +54,8 @@ def answer_documents(config: AnswerConfig) -> dict[str, Any]:
         started = time.time()
         with logged_to(join(plan.output, "run.log") if is_local(plan.output) else None), ray_started():
             resources = find_resources(config)
-            facts = run(plan, output, resources)
+            with checkpointed(plan, output):
+                facts = run(plan, output, resources)
         return commit(
             output,
             questions=plan.questions,
@@ -72,11 +75,26 @@ def check_job(config: AnswerConfig) -> tuple[Plan, Output, Resources]:
         return plan, output, find_resources(config)
 
 
+@contextmanager
+def checkpointed(plan: Plan, output: Output) -> Iterator[None]:
+    """What is written in the block is noted in the checkpoint, and what stands there is not read again."""
+    context = DataContext.get_current()
+    earlier = context.enable_progress_bars, context.checkpoint_config
+    context.enable_progress_bars = False
+    context.checkpoint_config = CheckpointConfig(
+        plan.documents.id_column, output.checkpoint, delete_checkpoint_on_success=False
+    )
+    try:
+        yield
+    finally:
+        context.enable_progress_bars, context.checkpoint_config = earlier
+
+
 def run(plan: Plan, output: Output, resources: Resources) -> dict[str, Any]:
     """Answers all documents that have no part yet; returns what was measured."""
     tally = ray.remote(num_cpus=0)(Tally).remote()
     dataset = (
-        read_documents(plan, output)
+        read_documents(plan)
         .repartition(target_num_rows_per_block=plan.rows_per_block(resources.device, resources.max_actors))
         .map_batches(
             TokeniseDocuments,
@@ -111,13 +129,8 @@ def run(plan: Plan, output: Output, resources: Resources) -> dict[str, Any]:
     }
 
 
-def read_documents(plan: Plan, output: Output) -> ray.data.Dataset:
-    """The documents that the checkpoint does not hold yet."""
-    context = DataContext.get_current()
-    context.enable_progress_bars = False
-    context.checkpoint_config = CheckpointConfig(
-        plan.documents.id_column, output.checkpoint, delete_checkpoint_on_success=False
-    )
+def read_documents(plan: Plan) -> ray.data.Dataset:
+    """The documents; within ``checkpointed`` only those that the checkpoint does not hold yet."""
     # Ray would start 32 processes to read footers, be it of one file.
     os.environ["RAY_DATA_PARQUET_FOOTER_NUM_ACTORS"] = str(
         min(32, 1 + len(plan.documents.paths) // FILES_PER_FOOTER_READER)

@@ -1,19 +1,17 @@
 """What a run will be: everything checked and counted before a model is loaded or a GPU asked for."""
 
 import json
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 from rich.table import Table
 
 from qa_ray.checkpoints import Checkpoint, open_checkpoint
 from qa_ray.config import AnswerConfig
 from qa_ray.documents import Questions, check
-from qa_ray.inputs import Documents, iterate_columns, open_documents, open_questions
+from qa_ray.inputs import Documents, open_documents, open_questions, sample
 from qa_ray.records import Layout
 from qa_ray.settings import ReadingSettings, settle
 from qa_ray.storage import full_uri, is_local
@@ -21,7 +19,7 @@ from qa_ray.tokens import Tokeniser
 from qa_ray.windows import windows
 
 SAMPLE_DOCUMENTS = 64
-SAMPLE_CHARS = 4_000_000  # about four seconds of tokenising
+SAMPLE_BYTES = 4_000_000
 # A block is the unit that is lost when a worker dies, and that keeps an actor busy: seconds to a minute of work.
 BLOCK_WINDOWS = {"cpu": 512, "cuda": 8_192}
 
@@ -129,7 +127,7 @@ def _estimate(
 ) -> tuple[int, int]:
     """Tokens and windows of the whole job, from a sample's per byte of text."""
     sampled_bytes = num_tokens = num_windows = 0
-    for document_id, text in _sample(documents):
+    for document_id, text in sample(documents, SAMPLE_DOCUMENTS):
         checked = check(document_id, text, questions.of(document_id))
         document = tokeniser(checked.text) if checked.text else ()
         sampled_bytes += len(text.as_buffer() or b"")
@@ -139,21 +137,7 @@ def _estimate(
             room = settings.max_tokens - layout.num_special_tokens - length
             share = max(1.0, len(checked.questions) / 100)
             num_windows += share * len(windows(len(document), room, settings.overlap_tokens))
+        if sampled_bytes > SAMPLE_BYTES:
+            break
     scale = documents.text_bytes / sampled_bytes if sampled_bytes else 0.0
     return round(num_tokens * scale), round(num_windows * scale)
-
-
-def _sample(documents: Documents) -> Iterator[tuple[str, pa.Scalar]]:
-    """Some documents from stretches all over the table."""
-    columns = [documents.id_column, documents.text_column]
-    every = max(1, documents.num_documents // SAMPLE_DOCUMENTS)
-    chars = row = 0
-    for batch in iterate_columns(documents, columns, batch_rows=64):
-        first = -row % every
-        for index in range(first, batch.num_rows, every):
-            text = batch[documents.text_column][index]
-            chars += len(text.as_buffer() or b"") if text.is_valid else 0
-            yield str(batch[documents.id_column][index].as_py()), text
-            if chars > SAMPLE_CHARS:
-                return
-        row += batch.num_rows

@@ -100,15 +100,6 @@ def read_bytes(filesystem: fsspec.AbstractFileSystem, path: str) -> bytes:
     return content
 
 
-def write_parquet(table: pa.Table, uri: str, **options: Any) -> None:
-    """Writes ``table`` to the file ``uri``, with zstd and folders made as needed."""
-    filesystem, path = open_filesystem(uri)
-    with writing(uri):
-        filesystem.makedirs(posixpath.dirname(path), exist_ok=True)
-        with filesystem.open(path, "wb") as file:
-            pq.write_table(table, file, compression="zstd", **options)
-
-
 def write_text(uri: str, text: str) -> None:
     """Writes ``text`` to the file ``uri`` as UTF-8."""
     filesystem, path = open_filesystem(uri)

@@ -36,3 +36,13 @@ def ray_session() -> Iterator[None]:
     ray.init(num_cpus=6, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     yield
     ray.shutdown()
+
+
+@pytest.fixture
+def letters(tmp_path: Path) -> Path:
+    """A folder with a good text file, and one that is not UTF-8."""
+    folder = tmp_path / "letters"
+    folder.mkdir()
+    (folder / "a.txt").write_text("Ada was here.")
+    (folder / "b.txt").write_bytes(b"Gr\xfc\xdfe")
+    return folder

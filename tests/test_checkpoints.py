@@ -34,6 +34,13 @@ def test_a_model_without_a_question_answering_head_is_refused(folder: Path):
     refused(folder, "no question-answering head (qa_outputs)", "['BertModel']", "take a checkpoint fine-tuned for")
 
 
+@pytest.mark.parametrize("family", ["gpt5", None])
+def test_a_family_that_cannot_answer_questions_is_refused(folder: Path, family: str | None):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"model_type": family}))
+    refused(folder, f"model_type {family!r}, for which transformers has no question-answering model")
+
+
 def test_pickled_weights_are_not_loaded(folder: Path):
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
     refused(folder, "only pickled weights (pytorch_model.bin)", "convert with model.save_pretrained(folder)")
