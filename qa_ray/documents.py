@@ -9,10 +9,16 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from qa_ray.errors import InputError
+
+
+def hash_ids(ids: pa.Array) -> np.ndarray:
+    """Eight bytes for each document id, uint64: what millions of ids are compared and remembered by."""
+    return pd.util.hash_array(ids.to_numpy(zero_copy_only=False), categorize=False)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 class Question(NamedTuple):

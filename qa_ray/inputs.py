@@ -11,11 +11,10 @@ from difflib import get_close_matches
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from qa_ray.documents import Questions
+from qa_ray.documents import Questions, hash_ids
 from qa_ray.errors import InputError
 from qa_ray.records import ANSWERS, PART, TOKENISED
 from qa_ray.storage import open_filesystem, open_parquet, parquet_files, reading_parquet
@@ -158,6 +157,18 @@ def sample(documents: Documents, num_documents: int) -> Iterator[tuple[str, pa.S
             row += batch.num_rows
 
 
+def unfinished_files(documents: Documents, finished: np.ndarray) -> list[str]:
+    """The files with a document whose id is not among the ``finished`` (hashes, sorted)."""
+    if not len(finished):
+        return list(documents.paths)
+    batches = (
+        (path, batch[documents.id_column])
+        for path in documents.paths
+        for batch in _batches(documents.uri, path, [documents.id_column], 65_536)
+    )
+    return list(dict.fromkeys(path for path, ids in batches if not np.isin(hash_ids(ids), finished).all()))
+
+
 def _batches(
     uri: str, path: str, columns: Sequence[str], batch_rows: int, row_groups: list[int] | None = None
 ) -> Iterator[pa.RecordBatch]:
@@ -273,5 +284,4 @@ def _id_hashes(uri: str, footers: list[_Footer], column: str) -> Iterator[tuple[
                 raise InputError(
                     f"documents: {column!r} in {footer.path!r} is not valid UTF-8 ({error}); mend the ids"
                 ) from error
-            ids = batch[column].to_numpy(zero_copy_only=False)
-            yield repr(footer.path), ids, pd.util.hash_array(ids, categorize=False)  # pyright: ignore[reportAttributeAccessIssue]
+            yield repr(footer.path), batch[column].to_numpy(zero_copy_only=False), hash_ids(batch[column])

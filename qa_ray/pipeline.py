@@ -1,13 +1,14 @@
 """The answer job, as a table of contents: plan, claim, run on Ray Data, commit.
 
-One row in, one row out, keyed by the document, and no shuffle: so Ray's own checkpointing resumes a killed run exactly
-once.
+One row in, one row out, keyed by the document, and no shuffle: so the parts that a killed run leaves say what is done,
+and the same job started again reads, tokenises and answers the rest.
 
     read_parquet          the documents' id, text and passed-through columns
     repartition           blocks of some hundred windows' worth of documents
-    TokeniseDocuments     CPU actors: attach each document's questions, check, tokenise once      documents, tokens
+    TokeniseDocuments     CPU actors: drop finished documents, attach questions, check, tokenise     documents, tokens
     AnswerDocuments       actors with the model                                    windows, logits, spans, answers
-    write_parquet         parts, one row a document; their ids go into the checkpoint             outputs
+    write_parquet         parts, one row a document                                                  parts
+    commit                parts -> flat answers and rejects, verified; manifest; _SUCCESS            commit
 """
 
 import errno
@@ -15,22 +16,23 @@ import os
 import re
 import resource
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
+import numpy as np
 import ray
 import ray.data
 from ray.data import ActorPoolStrategy, DataContext
-from ray.data.checkpoint import CheckpointConfig
 from ray.exceptions import RayError
 
 from qa_ray import errors
 from qa_ray.answering import ActorSettings, AnswerDocuments
+from qa_ray.commit import commit
 from qa_ray.config import AnswerConfig
 from qa_ray.errors import JobError, OutputError, QaRayError
-from qa_ray.outputs import Output, check_writable, claim, commit, look
+from qa_ray.inputs import unfinished_files
+from qa_ray.outputs import Output, check_writable, claim, look
+from qa_ray.parts import finished_ids
 from qa_ray.plan import Plan, make_plan
 from qa_ray.progress import LOG, Counts, Tally, logged_to, shown
 from qa_ray.resources import Resources, find_resources, ray_started
@@ -52,17 +54,18 @@ def answer_documents(config: AnswerConfig) -> dict[str, Any]:
         if output.finished:
             return output.manifest()
         started = time.time()
-        with logged_to(join(plan.output, "run.log") if is_local(plan.output) else None), ray_started():
-            resources = find_resources(config)
-            with checkpointed(plan, output):
-                facts = run(plan, output, resources)
+        finished = finished_ids(output.parts, plan.documents.id_column)
+        facts: dict[str, Any] = {"windows_this_run": 0}
+        if files := unfinished_files(plan.documents, finished):
+            with logged_to(join(plan.output, "run.log") if is_local(plan.output) else None), ray_started():
+                facts = run(plan, output, find_resources(config), files, finished)
         return commit(
             output,
             questions=plan.questions,
             num_documents=plan.documents.num_documents,
             id_column=plan.documents.id_column,
             max_rejected_fraction=config.limits.max_rejected_fraction,
-            facts=facts | {"seconds": round(time.time() - started, 1), "resources": asdict(resources)},
+            facts=facts | {"seconds": round(time.time() - started, 1)},
         )
 
 
@@ -75,26 +78,13 @@ def check_job(config: AnswerConfig) -> tuple[Plan, Output, Resources]:
         return plan, output, find_resources(config)
 
 
-@contextmanager
-def checkpointed(plan: Plan, output: Output) -> Iterator[None]:
-    """What is written in the block is noted in the checkpoint, and what stands there is not read again."""
+def run(plan: Plan, output: Output, resources: Resources, files: list[str], finished: np.ndarray) -> dict[str, Any]:
+    """Answers the documents in these files, except the finished ones; returns what was measured."""
     context = DataContext.get_current()
-    earlier = context.enable_progress_bars, context.checkpoint_config
     context.enable_progress_bars = False
-    context.checkpoint_config = CheckpointConfig(
-        plan.documents.id_column, output.checkpoint, delete_checkpoint_on_success=False
-    )
-    try:
-        yield
-    finally:
-        context.enable_progress_bars, context.checkpoint_config = earlier
-
-
-def run(plan: Plan, output: Output, resources: Resources) -> dict[str, Any]:
-    """Answers all documents that have no part yet; returns what was measured."""
-    tally = ray.remote(num_cpus=0)(Tally).remote()
+    tally = ray.remote(num_cpus=0)(Tally).remote(len(finished))
     dataset = (
-        read_documents(plan)
+        read_documents(plan, files)
         .repartition(target_num_rows_per_block=plan.rows_per_block(resources.device, resources.max_actors))
         .map_batches(
             TokeniseDocuments,
@@ -102,7 +92,7 @@ def run(plan: Plan, output: Output, resources: Resources) -> dict[str, Any]:
             batch_size=None,
             compute=ActorPoolStrategy(min_size=1, max_size=resources.max_tokenisers),
             num_cpus=1,
-            fn_constructor_kwargs={"settings": tokenise_settings(plan)},
+            fn_constructor_kwargs={"settings": tokenise_settings(plan, finished)},
         )
         .map_batches(
             AnswerDocuments,
@@ -119,36 +109,38 @@ def run(plan: Plan, output: Output, resources: Resources) -> dict[str, Any]:
     def poll() -> Counts:
         return ray.get(tally.counts.remote())  # pyright: ignore[reportReturnType] (an actor's method is untyped)
 
-    with shown(poll, plan.documents.num_documents, plan.num_windows), _explained(output):
-        dataset.write_parquet(output.parts)
+    num_windows = round(plan.num_windows * (1 - len(finished) / plan.documents.num_documents))
+    filesystem, parts = open_filesystem(output.parts)
+    with shown(poll, plan.documents.num_documents, num_windows), _explained(output):
+        dataset.write_parquet(parts, filesystem=None if is_local(output.parts) else filesystem)
     counts = poll()
     driver_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return {
         "windows_this_run": counts.windows,
+        "resources": asdict(resources),
         "peak_memory_mb": {"driver": driver_bytes // 2**20, "actor": counts.peak_actor_bytes // 2**20},
     }
 
 
-def read_documents(plan: Plan) -> ray.data.Dataset:
-    """The documents; within ``checkpointed`` only those that the checkpoint does not hold yet."""
+def read_documents(plan: Plan, files: list[str]) -> ray.data.Dataset:
+    """The documents in these files."""
     # Ray would start 32 processes to read footers, be it of one file.
-    os.environ["RAY_DATA_PARQUET_FOOTER_NUM_ACTORS"] = str(
-        min(32, 1 + len(plan.documents.paths) // FILES_PER_FOOTER_READER)
-    )
+    os.environ["RAY_DATA_PARQUET_FOOTER_NUM_ACTORS"] = str(min(32, 1 + len(files) // FILES_PER_FOOTER_READER))
     filesystem, _ = open_filesystem(plan.documents.uri)
     return ray.data.read_parquet(
-        list(plan.documents.paths),
+        files,
         columns=[plan.documents.id_column, plan.documents.text_column, *plan.documents.passed_through],
         filesystem=None if is_local(plan.documents.uri) else filesystem,
         file_extensions=None,  # the plan has chosen the files
     )
 
 
-def tokenise_settings(plan: Plan) -> TokeniseSettings:
+def tokenise_settings(plan: Plan, finished: np.ndarray) -> TokeniseSettings:
     """The plan's part for the CPU workers."""
     return TokeniseSettings(
         model=plan.model,
         questions=ray.put(plan.questions),
+        finished=ray.put(finished),
         id_column=plan.documents.id_column,
         text_column=plan.documents.text_column,
         max_question_tokens=plan.settings.max_question_tokens,

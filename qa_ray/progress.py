@@ -18,7 +18,7 @@ LINE_SECONDS = 10
 
 @dataclass
 class Counts:
-    """What the actors have done so far in this run, and the largest memory one of them ever held."""
+    """The documents that are done, what the actors did in this run, and the most memory one of them ever held."""
 
     documents: int = 0
     windows: int = 0
@@ -29,8 +29,8 @@ class Counts:
 class Tally:
     """The actor that counts what all others do; the driver asks it."""
 
-    def __init__(self):
-        self._counts = Counts()
+    def __init__(self, finished_documents: int = 0):
+        self._counts = Counts(documents=finished_documents)
 
     def add_windows(self, windows: int) -> None:
         """Notes a batch that went through the model."""

@@ -14,10 +14,8 @@ import ray.data  # sets up its own logging, which is then turned down
 from qa_ray.config import AnswerConfig
 from qa_ray.errors import ConfigError
 
-# Beside its actors a run needs one CPU each to read, to filter what is done when resumed, to tokenise and to write;
-# with fewer a resumed run would wait for ever.
-SPARE_CPUS = 4
-# A CPU tokenises some 200,000 tokens a second, and an actor with a model asks for 10,000 on a CPU, a million on a GPU.
+# Beside its actors a run needs one CPU each to read, to tokenise and to write.
+SPARE_CPUS = 3
 TOKENISERS_PER_ACTOR = {"cpu": 0.1, "cuda": 4}
 
 
@@ -90,7 +88,7 @@ def find_resources(config: AnswerConfig) -> Resources:
     needed = fewest * cpus_per_actor + SPARE_CPUS
     if cpus < needed:
         raise ConfigError(
-            f"runner: {fewest} actors of {cpus_per_actor} CPUs and {SPARE_CPUS} to read, filter, tokenise and write "
+            f"runner: {fewest} actors of {cpus_per_actor} CPUs and {SPARE_CPUS} to read, tokenise and write "
             f"need {needed} CPUs, and Ray has {cpus}; set fewer runner.actors or runner.cpus_per_actor, or add nodes"
         )
     if (gpus := cluster.get("GPU", 0)) < fewest * gpus_per_actor:

@@ -7,6 +7,7 @@ import glob
 import os
 import posixpath
 import re
+from contextlib import suppress
 from typing import Any
 
 import fsspec
@@ -108,18 +109,58 @@ def write_text(uri: str, text: str) -> None:
         filesystem.write_text(path, text, encoding="utf-8")
 
 
+def create_text(uri: str, text: str) -> bool:
+    """Writes ``text`` to the file ``uri`` unless there is one: of many who try at once, one succeeds.
+
+    A write whose reply was lost counts by what stands there afterwards, so ``text`` must be the writer's own.
+    """
+    filesystem, path = open_filesystem(uri)
+    with writing(uri):
+        filesystem.makedirs(posixpath.dirname(path), exist_ok=True)
+        try:
+            if is_local(uri):
+                with open(path, "x", encoding="utf-8") as file:
+                    file.write(text)
+            else:
+                filesystem.pipe_file(path, text.encode(), mode="create")
+            return True
+        except FileExistsError:
+            return read_text(uri) == text
+
+
 def read_text(uri: str) -> str | None:
     """The text of the file ``uri``, or None if there is none."""
     filesystem, path = open_filesystem(uri)
-    return str(filesystem.read_text(path, encoding="utf-8")) if filesystem.isfile(path) else None
+    try:
+        return filesystem.cat_file(path).decode("utf-8", errors="replace")  # pyright: ignore[reportAttributeAccessIssue]
+    except (FileNotFoundError, IsADirectoryError):
+        return None
+
+
+def list_names(uri: str) -> list[str]:
+    """The names of the files right in the folder ``uri``, sorted; none if there is no such folder."""
+    filesystem, path = open_filesystem(uri)
+    try:
+        found: Any = filesystem.ls(path, detail=True, refresh=True)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    return sorted(
+        posixpath.basename(entry["name"]) for entry in found if entry["type"] == "file" and entry["name"] != path
+    )
+
+
+def remove_file(uri: str) -> None:
+    """Removes the file ``uri``, if it is there."""
+    filesystem, path = open_filesystem(uri)
+    with writing(uri), suppress(FileNotFoundError):
+        filesystem.rm_file(path)
 
 
 def remove_folder(uri: str) -> None:
     """Removes the folder ``uri`` with all below, if there is one."""
     filesystem, path = open_filesystem(uri)
-    with writing(uri):
-        if filesystem.exists(path):
-            filesystem.rm(path, recursive=True)
+    with writing(uri), suppress(FileNotFoundError):  # another run may be removing it too
+        filesystem.rm(path, recursive=True)
 
 
 class reading_parquet:

@@ -8,17 +8,18 @@ import pyarrow as pa
 import ray
 
 from qa_ray.checkpoints import open_checkpoint
-from qa_ray.documents import CheckedDocument, check, failure, reject
+from qa_ray.documents import CheckedDocument, check, failure, hash_ids, reject
 from qa_ray.records import TOKENISED, Tokens
 from qa_ray.tokens import Tokeniser
 
 
 @dataclass(frozen=True)
 class TokeniseSettings:
-    """What TokeniseDocuments needs to know; ``questions`` is an object of Ray's store, one copy a machine."""
+    """What TokeniseDocuments needs to know; what is large lies in Ray's store, one copy a machine."""
 
     model: str
     questions: ray.ObjectRef
+    finished: ray.ObjectRef  # hashes of the ids of documents that have a part, sorted
     id_column: str
     text_column: str
     max_question_tokens: int
@@ -31,11 +32,13 @@ class TokeniseDocuments:
     def __init__(self, settings: TokeniseSettings):
         self._settings = settings
         self._questions = ray.get(settings.questions)
+        self._finished = ray.get(settings.finished)
         self._tokeniser = Tokeniser(open_checkpoint(settings.model).folder)
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Attaches each document's questions, checks both, and tokenises: passed-through columns, then TOKENISED."""
         settings, rows = self._settings, []
+        table = table.filter(pa.array(~np.isin(hash_ids(table[settings.id_column]), self._finished)))
         for document_id, text in zip(table[settings.id_column], table[settings.text_column], strict=True):
             key = str(document_id.as_py())
             checked = check(key, text, self._questions.of(key))

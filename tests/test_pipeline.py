@@ -8,6 +8,8 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from models import TEXT
 from running import (
@@ -25,9 +27,12 @@ from running import (
 
 from qa_ray.config import AnswerConfig
 from qa_ray.errors import ModelError
-from qa_ray.outputs import look
+from qa_ray.inputs import unfinished_files
+from qa_ray.outputs import claim, look
+from qa_ray.parts import finished_ids
 from qa_ray.pipeline import answer_documents
 from qa_ray.plan import make_plan
+from qa_ray.records import PART
 
 NUM_DOCUMENTS = 40
 RUNNER = {"device": "cpu", "cpus_per_actor": 1}
@@ -67,10 +72,25 @@ def uninterrupted(job: AnswerConfig, ray_session: None) -> tuple[dict[str, Any],
     return manifest, read_rows(job, "answers")
 
 
-def committed(config: AnswerConfig) -> list[Path]:
-    """What the checkpoint holds of a run that goes on."""
-    files = (Path(config.output) / "_run" / "checkpoint").glob("*.parquet")
-    return [file for file in files if "pending" not in file.name]
+def whole_parts(config: AnswerConfig) -> list[Path]:
+    """The parts of a run that goes on which are written to their end."""
+    parts = (Path(config.output) / "_run" / "parts").glob("*.parquet")
+    return [part for part in parts if part.read_bytes()[4:].endswith(b"PAR1")]
+
+
+def write_parts(config: AnswerConfig, answers: list[dict[str, Any]], ids: list[str]) -> int:
+    """What a killed run leaves that had answered these documents; returns their windows."""
+    with claim(config.output, make_plan(config).identity) as output:
+        rows = []
+        for document in documents():
+            found = [row for row in answers if row["document_id"] == document["document_id"] in ids]
+            num_windows = sum(row["num_windows"] for row in found)
+            row = {"answers": found, "rejects": [], "num_tokens": 1, "num_windows": num_windows}
+            rows += [row | {name: document[name] for name in ("document_id", "length")}] if found else []
+        schema = pa.schema([("document_id", pa.string()), ("length", pa.int64()), *PART])
+        Path(output.parts).mkdir(exist_ok=True)
+        pq.write_table(pa.Table.from_pylist(rows, schema), Path(output.parts) / f"{ids[0]}.parquet")
+    return sum(row["num_windows"] for row in rows)
 
 
 def test_counts_add_up(uninterrupted):
@@ -101,10 +121,10 @@ def test_a_run_whose_processes_are_killed_is_resumed_to_the_same_answers(tmp_pat
     config = changed(job, output=str(tmp_path / "out"), runner=SLOWLY)
     log = tmp_path / "log"
     with command_line(write_config(tmp_path, config), log) as process:
-        wait_for(lambda: committed(config), process, log)
-        num_committed = len(committed(config))
+        wait_for(lambda: whole_parts(config), process, log)
+        num_parts = len(whole_parts(config))
         os.kill(actor_of(process.pid), signal.SIGKILL)  # Ray starts another one
-        wait_for(lambda: len(committed(config)) > num_committed, process, log)
+        wait_for(lambda: len(whole_parts(config)) > num_parts, process, log)
     assert look(config.output, make_plan(config).identity).resumed
     assert "Traceback" not in log.read_text()
 
@@ -132,9 +152,9 @@ def test_ctrl_c_and_sigterm_end_a_run_with_130_and_the_same_command_goes_on(tmp_
     log, path = tmp_path / "log", write_config(tmp_path, config)
     # A terminal sends Ctrl-C to all processes of a command; a batch system sends SIGTERM to the command.
     for kill, number in ((os.killpg, signal.SIGINT), (os.kill, signal.SIGTERM)):
-        num_committed = len(committed(config))
+        num_parts = len(whole_parts(config))
         with command_line(path, log) as process:
-            wait_for(lambda: len(committed(config)) > num_committed, process, log)  # noqa: B023
+            wait_for(lambda: len(whole_parts(config)) > num_parts, process, log)  # noqa: B023
             kill(process.pid, number)
             assert process.wait(60) == 130, log.read_text()
         words = log.read_text().rstrip()
@@ -159,6 +179,34 @@ def test_the_command_line_shows_a_finished_run_and_leaves_it_as_it_is(tmp_path: 
 def test_a_model_that_only_a_worker_can_find_broken_is_told_as_if_the_driver_had(tmp_path: Path, models):
     folder = Path(shutil.copytree(models["bert"], tmp_path / "model"))
     config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"model_type": "no-such-type"}))
-    with told(ModelError, f"model {str(folder)!r}: cannot be loaded for question answering (The checkpoint you"):
+    (folder / "config.json").write_text(json.dumps(config | {"hidden_size": 33}))
+    with told(ModelError, f"model {str(folder)!r}: cannot be loaded for question answering ("):
         answer_documents(write_job(tmp_path, str(folder)))
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_a_resumed_run_reads_only_files_with_unfinished_documents(tmp_path: Path, models, uninterrupted):
+    rows = documents()
+    config = write_job(tmp_path, models["bert"], tuple(rows[i : i + 10] for i in range(0, 40, 10)), QUESTIONS)
+    plan = make_plan(config)
+    answered = write_parts(config, uninterrupted[1], [f"d{i:02}" for i in (*range(10, 20), 20, 21)])
+    finished = finished_ids(look(config.output, plan.identity).parts, "document_id")
+    assert [path[-14:] for path in unfinished_files(plan.documents, finished)] == [
+        f"part-{i}.parquet" for i in (0, 2, 3)
+    ]
+    manifest = answer_documents(config)
+    assert manifest["windows_this_run"] == manifest["counts"]["windows"] - answered
+    assert_same_answers(read_rows(config, "answers"), uninterrupted[1])
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_documents_in_two_parts_count_once_and_a_part_cut_off_not_at_all(tmp_path: Path, job, uninterrupted):
+    config = changed(job, output=str(tmp_path / "out"))
+    for ids in (range(25), range(20, 40)):
+        write_parts(config, uninterrupted[1], [f"d{i:02}" for i in ids])
+    parts = Path(look(config.output, make_plan(config).identity).parts)
+    (parts / "00.parquet").write_bytes(next(parts.glob("*.parquet")).read_bytes()[:-1])
+    manifest = answer_documents(config)
+    assert manifest["windows_this_run"] == 0
+    assert_nothing_lost(config, PAIRS, manifest)
+    assert_same_answers(read_rows(config, "answers"), uninterrupted[1])
