@@ -21,7 +21,13 @@ demo: install
 	$(BIN)/qa-ray answer configs/demo/answer.yaml
 	$(BIN)/qa-ray evaluate configs/demo/evaluate.yaml
 
-test: install
+# A real S3 server for the tests, in an environment of its own.
+.swift/installed: tests/s3-server.txt
+	$(PYTHON) -m venv .swift
+	.swift/bin/python -m pip install --quiet --disable-pip-version-check -r tests/s3-server.txt
+	touch $@
+
+test: install .swift/installed
 	$(BIN)/python -m pytest
 
 lint: install
@@ -33,4 +39,4 @@ lint: install
 check: lint test
 
 clean:
-	rm -rf .venv build
+	rm -rf .venv .swift build

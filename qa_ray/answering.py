@@ -16,12 +16,14 @@ from qa_ray.errors import ModelError
 from qa_ray.reader import ReadableDocument, Reader, use_threads
 from qa_ray.records import PART, TOKENISED, Tokens
 from qa_ray.settings import ReadingSettings
+from qa_ray.storage import use_s3
 
 
 @dataclass(frozen=True)
 class ActorSettings:
     """What an AnswerDocuments actor needs to know."""
 
+    storage: dict[str, Any]  # for use_s3
     model: str
     model_fingerprint: str
     reading: ReadingSettings
@@ -36,6 +38,7 @@ class AnswerDocuments:
     """An actor with the model: answers the questions of a block of documents, as records.PART."""
 
     def __init__(self, settings: ActorSettings, tally: Any):
+        use_s3(**settings.storage)
         use_threads(settings.num_threads)
         if open_checkpoint(settings.model).fingerprint != settings.model_fingerprint:
             raise ModelError(

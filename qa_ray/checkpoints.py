@@ -10,6 +10,8 @@ import os
 import re
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -19,7 +21,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_QUESTION_ANSWERING_
 
 from qa_ray.errors import ModelError
 from qa_ray.records import Ranking
-from qa_ray.storage import open_filesystem
+from qa_ray.storage import explain, is_storage_error, open_filesystem
 
 NEEDED_FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
 SETTINGS_FILE = "qa_ray.json"
@@ -101,10 +103,8 @@ def _folder(name: str) -> Path:
 def _download(uri: str) -> Path:
     """A copy of the folder ``uri`` in the cache, keyed by its files' names and sizes or checksums."""
     filesystem, path = open_filesystem(uri)
-    try:
+    with _downloading(uri):
         listing = {str(f).rsplit("/", 1)[-1]: filesystem.info(f) for f in filesystem.ls(path, detail=False)}
-    except OSError as error:
-        raise ModelError(f"model {uri!r}: cannot be listed ({error}); check the URI and the credentials") from error
     wanted = {
         name: info for name, info in listing.items() if any(Path(name).match(pattern) for pattern in NEEDED_FILES)
     }
@@ -113,13 +113,24 @@ def _download(uri: str) -> Path:
     if not folder.is_dir():
         folder.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(dir=folder.parent))
-        for name in wanted:
-            filesystem.get_file(f"{path}/{name}", str(partial / name))
+        with _downloading(uri):
+            for name in wanted:
+                filesystem.get_file(f"{path}/{name}", str(partial / name))
         try:
             partial.rename(folder)
         except OSError:  # another process of this machine was faster
             shutil.rmtree(partial)
     return folder
+
+
+@contextmanager
+def _downloading(uri: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        if not is_storage_error(error):
+            raise
+        raise ModelError(f"model {uri!r}: cannot be fetched ({explain(error)}); check the URI") from error
 
 
 def _cache() -> Path:

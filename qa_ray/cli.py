@@ -20,9 +20,11 @@ FAILED, REFUSED, INTERRUPTED = 1, 2, 130
 def prepare(arguments: argparse.Namespace, console: Console) -> None:
     """Sources -> documents and questions."""
     from qa_ray.prepare import prepare as prepare_tables
+    from qa_ray.storage import use_s3
 
     config = read_config(PrepareConfig, arguments.config, arguments.settings)
-    console.print(str(prepare_tables(**config.model_dump())))
+    use_s3(**config.storage.model_dump())
+    console.print(str(prepare_tables(**config.model_dump(exclude={"storage"}))))
 
 
 def answer(arguments: argparse.Namespace, console: Console) -> None:
@@ -40,9 +42,10 @@ def answer(arguments: argparse.Namespace, console: Console) -> None:
 def evaluate(arguments: argparse.Namespace, console: Console) -> None:
     """Answers against gold -> scores."""
     from qa_ray.evaluate import evaluate as score
-    from qa_ray.storage import write_text
+    from qa_ray.storage import use_s3, write_text
 
     config = read_config(EvaluateConfig, arguments.config, arguments.settings)
+    use_s3(**config.storage.model_dump())
     evaluation = score(config.answers, config.questions, config.metric, config.by)
     console.print(evaluation.to_table())
     if config.output:

@@ -3,12 +3,14 @@
 A value that is left out of an answer job's ``windows`` and ``answers`` is the model's own (checkpoints.ModelSettings).
 """
 
+import re
 from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -24,7 +26,15 @@ from qa_ray.errors import ConfigError
 from qa_ray.records import Ranking
 from qa_ray.storage import open_filesystem
 
-Place = Annotated[str, Field(min_length=1)]  # an empty one would be the folder that one happens to stand in
+
+def _without_secrets(place: str) -> str:
+    if re.match(r"\w+://[^/]*@", place):
+        raise PydanticCustomError("secret", "credentials in a URI end up in logs; give them by environment or role")
+    return place
+
+
+# An empty place would be the folder that one happens to stand in.
+Place = Annotated[str, Field(min_length=1), AfterValidator(_without_secrets)]
 
 
 class Section(BaseModel):
@@ -97,6 +107,17 @@ class Limits(Section):
     max_rejected_fraction: float = Field(default=0.05, ge=0, le=1)
 
 
+class StorageSettings(Section):
+    """How S3 is reached, for every path of a job. Credentials come from the environment, a profile or a role alone."""
+
+    endpoint_url: str | None = None
+    region: str | None = None
+    addressing_style: Literal["auto", "path", "virtual"] = "auto"
+    max_attempts: PositiveInt = 8
+    connect_timeout_s: float = Field(default=10, gt=0)
+    read_timeout_s: float = Field(default=60, gt=0)
+
+
 class AnswerConfig(Section):
     """``qa-ray answer``."""
 
@@ -109,6 +130,7 @@ class AnswerConfig(Section):
     answers: AnswerSettings = AnswerSettings()
     runner: RunnerSettings = RunnerSettings()
     limits: Limits = Limits()
+    storage: StorageSettings = StorageSettings()
     preview: int = Field(5, ge=0)  # how many answers to print at the end
 
 
@@ -122,6 +144,7 @@ class PrepareConfig(Section):
     split: str | None = None
     join: bool = False
     columns: dict[str, str] = {}
+    storage: StorageSettings = StorageSettings()
 
 
 class EvaluateConfig(Section):
@@ -132,6 +155,7 @@ class EvaluateConfig(Section):
     metric: Literal["squad", "cmrc"] = "squad"
     by: str | None = None
     output: str | None = None  # where the scores go as JSON
+    storage: StorageSettings = StorageSettings()
 
 
 Config = TypeVar("Config", bound=Section)
@@ -206,6 +230,8 @@ def _explain(kind: type[Section], fault: Any) -> str:
         )
     if fault["type"] == "missing":
         return f"the setting {key!r} is missing; add it to the file or as {key}=…"
+    if fault["type"] == "secret":
+        return f"{key}: {fault['msg']}"
     return f"{key}: {fault['msg']}, not {fault['input']!r}"
 
 

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from qa_ray.documents import Questions, hash_ids
 from qa_ray.errors import InputError
 from qa_ray.records import ANSWERS, PART, TOKENISED
-from qa_ray.storage import open_filesystem, open_parquet, parquet_files, reading_parquet
+from qa_ray.storage import open_filesystem, open_parquet, parquet_files, reading
 
 # Columns that a run adds to a document's own, on the way to the answers or there.
 RESERVED = {*ANSWERS.names, *PART.names, *TOKENISED.names}
@@ -125,7 +125,7 @@ def _strings(uri: str, footer: _Footer, names: Mapping[str, str]) -> pa.Table:
     for name, column in names.items():
         _check_column(footer.schema, name, column, "questions")
     filesystem, _ = open_filesystem(uri)
-    with reading_parquet(footer.path, "questions"):
+    with reading(footer.path, "questions"):
         table = open_parquet(filesystem, footer.path, "questions").read(columns=list(names.values()))
     if nulls := table[names["question_id"]].null_count:
         raise InputError(
@@ -173,7 +173,7 @@ def _batches(
     uri: str, path: str, columns: Sequence[str], batch_rows: int, row_groups: list[int] | None = None
 ) -> Iterator[pa.RecordBatch]:
     filesystem, _ = open_filesystem(uri)
-    with reading_parquet(path, "documents"):
+    with reading(path, "documents"):
         file = open_parquet(filesystem, path, "documents")
         yield from file.iter_batches(batch_rows, row_groups=row_groups, columns=list(columns))
 
@@ -187,7 +187,7 @@ def _footers(uri: str, what: str) -> list[_Footer]:
         digest.update(str(filesystem.size(path)).encode())
         # Names, sizes, offsets and statistics of all column chunks: what the data is, wherever it was copied. As bytes,
         # because statistics of text that is not valid UTF-8 cannot be had in any other way.
-        with reading_parquet(path, what):
+        with reading(path, what):
             content: Any = filesystem.cat_file(path, start=-file.metadata.serialized_size - 8)
             digest.update(content)
         return _Footer(path, file.schema_arrow, file.metadata, digest.hexdigest())

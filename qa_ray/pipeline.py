@@ -36,7 +36,7 @@ from qa_ray.parts import finished_ids
 from qa_ray.plan import Plan, make_plan
 from qa_ray.progress import LOG, Counts, Tally, logged_to, shown
 from qa_ray.resources import Resources, find_resources, ray_started
-from qa_ray.storage import is_local, join, open_filesystem
+from qa_ray.storage import is_local, join, open_filesystem, use_s3
 from qa_ray.tokenising import TokeniseDocuments, TokeniseSettings
 
 FILES_PER_FOOTER_READER = 500  # each reads 128 at a time
@@ -49,6 +49,7 @@ def answer_documents(config: AnswerConfig) -> dict[str, Any]:
         UserError: something in config, input, model or output must be mended first.
         JobError: the run failed or its counts do not add up; start it again to resume.
     """
+    use_s3(**config.storage.model_dump())
     plan = make_plan(config)
     with claim(plan.output, plan.identity) as output:
         if output.finished:
@@ -57,7 +58,7 @@ def answer_documents(config: AnswerConfig) -> dict[str, Any]:
         finished = finished_ids(output.parts, plan.documents.id_column)
         facts: dict[str, Any] = {"windows_this_run": 0}
         if files := unfinished_files(plan.documents, finished):
-            with logged_to(join(plan.output, "run.log") if is_local(plan.output) else None), ray_started():
+            with logged_to(join(plan.output, "run.log")), ray_started():
                 facts = run(plan, output, find_resources(config), files, finished)
         return commit(
             output,
@@ -71,6 +72,7 @@ def answer_documents(config: AnswerConfig) -> dict[str, Any]:
 
 def check_job(config: AnswerConfig) -> tuple[Plan, Output, Resources]:
     """Everything but the run: what it would do, where, and with what; nothing is left behind."""
+    use_s3(**config.storage.model_dump())
     plan = make_plan(config)
     output = look(plan.output, plan.identity)
     check_writable(plan.output)
@@ -138,6 +140,7 @@ def read_documents(plan: Plan, files: list[str]) -> ray.data.Dataset:
 def tokenise_settings(plan: Plan, finished: np.ndarray) -> TokeniseSettings:
     """The plan's part for the CPU workers."""
     return TokeniseSettings(
+        storage=plan.config.storage.model_dump(),
         model=plan.model,
         questions=ray.put(plan.questions),
         finished=ray.put(finished),
@@ -152,6 +155,7 @@ def actor_settings(plan: Plan, resources: Resources) -> ActorSettings:
     """The plan's part for the actors."""
     runner = plan.config.runner
     return ActorSettings(
+        storage=plan.config.storage.model_dump(),
         model=plan.model,
         model_fingerprint=plan.checkpoint.fingerprint,
         reading=plan.settings,

@@ -192,6 +192,6 @@ def _publish(output: str, staged: str, earlier: list[str], prepared: Prepared) -
             filesystem.rm_file(posixpath.join(root, file))
         for file in files:
             target = posixpath.join(root, file)
-            filesystem.makedirs(posixpath.dirname(target), exist_ok=True)
+            storage.make_folder(posixpath.dirname(storage.join(output, file)))
             filesystem.mv(posixpath.join(staged_root, file), target)
     storage.write_text(marker, json.dumps({"files": files, **asdict(prepared)}, indent=2))

@@ -1,5 +1,6 @@
 """How far the run is: a bar on a terminal, a line now and then elsewhere, and lines in a log file."""
 
+import io
 import logging
 import sys
 import threading
@@ -10,6 +11,9 @@ from dataclasses import dataclass
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from qa_ray.errors import OutputError
+from qa_ray.storage import is_local, read_text, write_text
 
 LOG = logging.getLogger("qa_ray")
 POLL_SECONDS = 0.5
@@ -109,13 +113,16 @@ def _show(poll: Callable[[], Counts], num_documents: int, num_windows: int, ende
 
 
 @contextmanager
-def logged_to(path: str | None) -> Iterator[None]:
-    """While the block runs, sends qa-ray's log lines to the file ``path`` (appended), and to stderr if no terminal."""
+def logged_to(uri: str) -> Iterator[None]:
+    """While the block runs, sends qa-ray's log lines to the file ``uri`` (appended), and to stderr if no terminal.
+
+    Object storage cannot append: there the lines are written when the block ends.
+    """
     LOG.setLevel(logging.INFO)
     LOG.propagate = False
     handlers: list[logging.Handler] = [] if sys.stderr.isatty() else [logging.StreamHandler()]
-    if path:
-        handlers.append(_LogFile(path, encoding="utf-8"))
+    lines = io.StringIO()
+    handlers.append(_LogFile(uri, encoding="utf-8") if is_local(uri) else logging.StreamHandler(lines))
     for handler in handlers:
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
         LOG.addHandler(handler)
@@ -125,6 +132,9 @@ def logged_to(path: str | None) -> Iterator[None]:
         for handler in handlers:
             LOG.removeHandler(handler)
             handler.close()
+        if not is_local(uri):
+            with suppress(OutputError):  # a log is not worth a run
+                write_text(uri, (read_text(uri) or "") + lines.getvalue())
 
 
 class _LogFile(logging.FileHandler):

@@ -13,8 +13,38 @@ from typing import Any
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
+from fsspec.config import conf as fsspec_options
 
 from qa_ray.errors import InputError, OutputError
+
+
+def use_s3(
+    *,
+    endpoint_url: str | None,
+    region: str | None,
+    addressing_style: str,
+    max_attempts: int,
+    connect_timeout_s: float,
+    read_timeout_s: float,
+) -> None:
+    """Sets how this process reaches S3, from here on. Credentials come from the environment, a profile or a role.
+
+    A request is tried ``max_attempts`` times, waiting twice as long each time: 8 take a minute on average. Above that,
+    s3fs tries five times more when told to slow down or when a connection breaks.
+    """
+    options = {
+        "endpoint_url": endpoint_url,
+        "client_kwargs": {"region_name": region} if region else {},
+        "config_kwargs": {
+            "s3": {"addressing_style": addressing_style},
+            # The newer "standard" mode gives up at once when a hundred requests of a process had to be tried again.
+            "retries": {"mode": "legacy", "max_attempts": max_attempts},
+            "connect_timeout": connect_timeout_s,
+            "read_timeout": read_timeout_s,
+        },
+        "use_listings_cache": False,  # other processes write there too
+    }
+    fsspec_options["s3"] = fsspec_options["s3a"] = options
 
 
 def is_local(uri: str) -> bool:
@@ -52,17 +82,18 @@ def list_files(uri: str, what: str) -> list[str]:
 
     """
     filesystem, path = open_filesystem(uri)
-    if filesystem.isfile(path):
-        return [path]
-    if glob.has_magic(path) and not filesystem.exists(path):
-        return sorted(str(file) for file in filesystem.glob(path))
-    try:
-        filesystem.ls(path, detail=False)  # find() passes over a missing or forbidden folder in silence; this raises
-        found = sorted(str(file) for file in filesystem.find(path))
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    except PermissionError as error:
-        raise InputError(f"{what}: no permission to read {uri!r}; check its owner or the credentials") from error
+    with reading(uri, what):
+        if filesystem.isfile(path):
+            return [path]
+        if glob.has_magic(path) and not filesystem.exists(path):
+            return sorted(str(file) for file in filesystem.glob(path))
+        try:
+            filesystem.ls(
+                path, detail=False
+            )  # find() passes over a missing or forbidden folder in silence; this raises
+            found = sorted(str(file) for file in filesystem.find(path))
+        except (FileNotFoundError, NotADirectoryError):
+            return []
     return [file for file in found if not re.search(r"/[_.]", "/" + file[len(path) :])]
 
 
@@ -88,7 +119,7 @@ def parquet_files(uri: str, what: str) -> list[str]:
 
 def open_parquet(filesystem: fsspec.AbstractFileSystem, path: str, what: str) -> pq.ParquetFile:
     """``path`` opened for reading by row groups; a broken or forbidden file is an InputError."""
-    with reading_parquet(path, what):
+    with reading(path, what):
         return pq.ParquetFile(filesystem.open(path, "rb"))
 
 
@@ -96,8 +127,10 @@ def read_bytes(filesystem: fsspec.AbstractFileSystem, path: str) -> bytes:
     """What the file ``path`` holds; one that is missing or forbidden is an InputError."""
     try:
         content: Any = filesystem.cat_file(path)
-    except OSError as error:
-        raise InputError(f"{path!r} cannot be read: {error}; check the path, its owner or the credentials") from error
+    except Exception as error:
+        if not is_storage_error(error):
+            raise
+        raise InputError(f"{path!r} cannot be read: {explain(error)}; check the path") from error
     return content
 
 
@@ -105,7 +138,7 @@ def write_text(uri: str, text: str) -> None:
     """Writes ``text`` to the file ``uri`` as UTF-8."""
     filesystem, path = open_filesystem(uri)
     with writing(uri):
-        filesystem.makedirs(posixpath.dirname(path), exist_ok=True)
+        make_folder(posixpath.dirname(uri))
         filesystem.write_text(path, text, encoding="utf-8")
 
 
@@ -116,7 +149,7 @@ def create_text(uri: str, text: str) -> bool:
     """
     filesystem, path = open_filesystem(uri)
     with writing(uri):
-        filesystem.makedirs(posixpath.dirname(path), exist_ok=True)
+        make_folder(posixpath.dirname(uri))
         try:
             if is_local(uri):
                 with open(path, "x", encoding="utf-8") as file:
@@ -156,6 +189,13 @@ def remove_file(uri: str) -> None:
         filesystem.rm_file(path)
 
 
+def make_folder(uri: str) -> None:
+    """Makes the local folder ``uri``; elsewhere folders are no more than names, and nothing is done."""
+    if is_local(uri):
+        filesystem, path = open_filesystem(uri)
+        filesystem.makedirs(path, exist_ok=True)
+
+
 def remove_folder(uri: str) -> None:
     """Removes the folder ``uri`` with all below, if there is one."""
     filesystem, path = open_filesystem(uri)
@@ -163,29 +203,45 @@ def remove_folder(uri: str) -> None:
         filesystem.rm(path, recursive=True)
 
 
-class reading_parquet:
-    """``with reading_parquet(path, "documents"):`` turns whatever is wrong with that file into an InputError."""
+def is_storage_error(error: object) -> bool:
+    """Whether ``error`` came from a file system: the operating system's, or those that s3fs lets through."""
+    return isinstance(error, OSError) or type(error).__module__.split(".")[0] in ("botocore", "aiohttp")
 
-    def __init__(self, path: str, what: str):
-        self.path, self.what = path, what
+
+def explain(error: BaseException) -> str:
+    """What a storage error says, and what mends it where that can be told."""
+    reason = " ".join(str(getattr(error, "strerror", None) or error or type(error).__name__).split())
+    if isinstance(error, PermissionError):
+        return f"no permission ({reason}); check its owner, or the credentials in environment, profile or role"
+    if "credentials" in reason.lower():
+        return f"{reason}; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or give the machine a role"
+    if "connect to the endpoint" in reason.lower():
+        return f"{reason}; check storage.endpoint_url and the network"
+    return reason
+
+
+class reading:
+    """``with reading(uri, "documents"):`` turns what storage says of a failed read into an InputError."""
+
+    def __init__(self, uri: str, what: str):
+        self.uri, self.what = uri, what
 
     def __enter__(self) -> None:
         pass
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, PermissionError):
-            raise InputError(
-                f"{self.what}: no permission to read {self.path!r}; check its owner or the credentials"
-            ) from error
-        if isinstance(error, pa.ArrowException | OSError):
+        # Broken pages are an OSError too, but one without a number.
+        if isinstance(error, pa.ArrowException) or (type(error) is OSError and error.errno is None):
             reason = " ".join(str(error).split())
             raise InputError(
-                f"{self.what}: {self.path!r} cannot be read as Parquet ({reason}); write it again or move it"
+                f"{self.what}: {self.uri!r} cannot be read as Parquet ({reason}); write it again or move it"
             ) from error
+        if error is not None and is_storage_error(error):
+            raise InputError(f"{self.what}: cannot read {self.uri!r}: {explain(error)}") from error
 
 
 class writing:
-    """``with writing(uri):`` turns what the operating system says of a failed write into an OutputError."""
+    """``with writing(uri):`` turns what storage says of a failed write into an OutputError."""
 
     def __init__(self, uri: str):
         self.uri = uri
@@ -194,8 +250,8 @@ class writing:
         pass
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, OSError):
+        if error is not None and is_storage_error(error):
             raise OutputError(
-                f"output: cannot write {self.uri!r}: {error.strerror or error}; "
+                f"output: cannot write {self.uri!r}: {explain(error)}; "
                 "free some room or give another place with output=…"
             ) from error

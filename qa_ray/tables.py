@@ -69,7 +69,7 @@ class ParquetFolder:
 
     def _open(self, schema: pa.Schema) -> pq.ParquetWriter:
         filesystem, folder = storage.open_filesystem(self.uri)
-        filesystem.makedirs(folder, exist_ok=True)
+        storage.make_folder(self.uri)
         name = f"part-{len(self.files):05d}.parquet"
         self._sink = filesystem.open(storage.join(folder, name), "wb")
         self.files.append(name)

@@ -10,6 +10,7 @@ import ray
 from qa_ray.checkpoints import open_checkpoint
 from qa_ray.documents import CheckedDocument, check, failure, hash_ids, reject
 from qa_ray.records import TOKENISED, Tokens
+from qa_ray.storage import use_s3
 from qa_ray.tokens import Tokeniser
 
 
@@ -17,6 +18,7 @@ from qa_ray.tokens import Tokeniser
 class TokeniseSettings:
     """What TokeniseDocuments needs to know; what is large lies in Ray's store, one copy a machine."""
 
+    storage: dict[str, Any]  # for use_s3
     model: str
     questions: ray.ObjectRef
     finished: ray.ObjectRef  # hashes of the ids of documents that have a part, sorted
@@ -30,6 +32,7 @@ class TokeniseDocuments:
     """An actor with the tokenizer and all questions."""
 
     def __init__(self, settings: TokeniseSettings):
+        use_s3(**settings.storage)
         self._settings = settings
         self._questions = ray.get(settings.questions)
         self._finished = ray.get(settings.finished)

@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 from models import FAMILIES, save_model
+from s3_server import CREDENTIALS
 
 # A busy machine is no failure, and CI tries the same examples every time; at a desk new ones are sought.
 settings.register_profile("qa-ray", deadline=None, derandomize="CI" in os.environ)
 settings.load_profile("qa-ray")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ |= CREDENTIALS  # before Ray starts, whose workers have the environment of that moment
 
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 needs_shared_data = pytest.mark.skipif(

@@ -67,7 +67,8 @@ def test_files_that_may_not_be_read_are_told():
             locked.chmod(0)
             os.seteuid(user or 65534)  # root may read everything
             with told(
-                InputError, f"documents: no permission to read {str(locked)!r}; check its owner or the credentials"
+                InputError,
+                f"documents: cannot read {str(locked)!r}: no permission (Permission denied); check its owner",
             ):
                 open_documents(str(folder), COLUMNS)
             os.seteuid(user)

@@ -91,7 +91,7 @@ def test_paths_that_do_not_exist_are_told(tmp_path: Path):
     refused("../nothing/here", message)
     (tmp_path / "empty").mkdir()
     refused(tmp_path / "empty", "has no config.json")
-    refused("memory://nothing/here", "cannot be listed", "check the URI and the credentials")
+    refused("memory://nothing/here", "cannot be fetched (", "check the URI")
 
 
 def test_an_unknown_hub_id_is_told(monkeypatch: pytest.MonkeyPatch):
