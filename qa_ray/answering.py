@@ -9,10 +9,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import ray
 
+from qa_ray.attempts import read_block
 from qa_ray.checkpoints import open_checkpoint
-from qa_ray.documents import failure
-from qa_ray.errors import ModelError
+from qa_ray.documents import failure, reject
+from qa_ray.errors import JobError, ModelError
 from qa_ray.reader import ReadableDocument, Reader, use_threads
 from qa_ray.records import PART, TOKENISED, Tokens
 from qa_ray.settings import ReadingSettings
@@ -26,6 +28,7 @@ class ActorSettings:
     storage: dict[str, Any]  # for use_s3
     model: str
     model_fingerprint: str
+    id_column: str
     reading: ReadingSettings
     device: str
     dtype: str
@@ -37,7 +40,7 @@ class ActorSettings:
 class AnswerDocuments:
     """An actor with the model: answers the questions of a block of documents, as records.PART."""
 
-    def __init__(self, settings: ActorSettings, tally: Any):
+    def __init__(self, settings: ActorSettings, tally: Any, attempts: Any):
         use_s3(**settings.storage)
         use_threads(settings.num_threads)
         if open_checkpoint(settings.model).fingerprint != settings.model_fingerprint:
@@ -52,24 +55,32 @@ class AnswerDocuments:
             forward=settings.forward,  # pyright: ignore[reportArgumentType] (checked by the config)
             batch_tokens=settings.batch_tokens,
         )
-        self._reading = settings.reading
-        self._tally = tally
+        self._settings, self._tally, self._attempts = settings, tally, attempts
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """The block's documents, each with all its answers and rejects."""
+        if verdict := ray.get(self._tally.verdict.remote()):
+            raise JobError(verdict)
         asked = table["questions"].to_pylist()
         documents = [_readable(table, row, asked[row]) for row in range(table.num_rows)]
         rejects = table["rejects"].to_pylist()
-        answers = self._answers(documents, asked, rejects)
+        answers = read_block(
+            self._attempts,
+            "logits",
+            [str(id_) for id_ in table[self._settings.id_column].to_pylist()],
+            together=lambda: self._answers(documents, asked, rejects),
+            alone=lambda row: self._answers_alone(documents[row], asked[row], rejects[row]),
+            give_up=lambda row, detail: self._give_up(asked[row], rejects[row], detail),
+        )
         num_windows = [sum(answer["num_windows"] for answer in found) for found in answers]
         rows = {
-            "answers": answers,
+            "answers": [_with_questions(*row) for row in zip(asked, answers, strict=True)],
             "rejects": rejects,
             "num_tokens": [len(document.tokens) for document in documents],
             "num_windows": num_windows,
         }
         peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        self._tally.add_block.remote(table.num_rows, sum(map(len, rejects)), peak_bytes)
+        self._tally.add_block.remote(table.num_rows, [reject for row in rejects for reject in row], peak_bytes)
         kept = table.drop_columns(TOKENISED.names)
         return pa.table([*kept.columns, *pa.table(rows, PART).columns], [*kept.column_names, *PART.names])
 
@@ -78,25 +89,26 @@ class AnswerDocuments:
     ) -> list[list[dict[str, Any]]]:
         """The answers of each document; one that makes the model fail is rejected alone."""
         try:
-            found = self._reader.read(documents, self._reading, self._tally.add_windows.remote)
+            return self._reader.read(documents, self._settings.reading, self._tally.add_windows.remote)
         except Exception:  # the reject boundary: find the culprit
-            found = [self._answers_alone(*row) for row in zip(documents, asked, rejects, strict=True)]
-        return [
-            [
-                {"question_id": q["question_id"], "question": q["question"]} | fields
-                for q, fields in zip(questions, answers)
-            ]
-            for questions, answers in zip(asked, found, strict=True)
-        ]
+            return [self._answers_alone(*row) for row in zip(documents, asked, rejects, strict=True)]
 
     def _answers_alone(
         self, document: ReadableDocument, asked: list[dict], rejects: list[dict]
     ) -> list[dict[str, Any]]:
         try:
-            return self._reader.read([document], self._reading, self._tally.add_windows.remote)[0]
+            return self._reader.read([document], self._settings.reading, self._tally.add_windows.remote)[0]
         except Exception as error:  # the reject boundary
             rejects.extend(failure(question["question_id"], "logits", error) for question in asked)
             return []
+
+    def _give_up(self, asked: list[dict], rejects: list[dict], detail: str) -> list[dict[str, Any]]:
+        rejects.extend(reject(question["question_id"], "logits", "process_died", detail) for question in asked)
+        return []
+
+
+def _with_questions(asked: list[dict], found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{"question_id": q["question_id"], "question": q["question"]} | fields for q, fields in zip(asked, found)]
 
 
 def _readable(table: pa.Table, row: int, asked: list[dict]) -> ReadableDocument:

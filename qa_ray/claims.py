@@ -8,11 +8,11 @@ taken over by creating the next number. The highest number holds the output. Dea
 very machine, or one whose beat stands still for WATCH_SECONDS of our own clock: two clocks are never compared.
 """
 
-import _thread
 import itertools
 import json
 import os
 import posixpath
+import signal
 import socket
 import threading
 import time
@@ -121,7 +121,7 @@ class Claim:
             with suppress(OSError):
                 if self._newest() != self._number:
                     self.lost = True
-                    _thread.interrupt_main()
+                    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
                     return
 
     def _newest(self) -> int:

@@ -1,6 +1,7 @@
 """The verbs of ``qa-ray``, each ``VERB CONFIG.yaml [key=value …]``; jobs/*.py call the same functions.
 
-Exit codes: 0 done; 1 the job failed and can be started again; 2 refused, something must be mended; 130 interrupted.
+Exit codes: 0 done; 3 done, with rejects; 1 the job failed and can be started again; 2 refused, something must be
+mended; 130 interrupted (Ctrl-C, SIGTERM).
 """
 
 import argparse
@@ -14,10 +15,10 @@ from rich.markup import escape
 from qa_ray.config import AnswerConfig, EvaluateConfig, PrepareConfig, read_config
 from qa_ray.errors import JobError, UserError
 
-FAILED, REFUSED, INTERRUPTED = 1, 2, 130
+DONE, FAILED, REFUSED, WITH_REJECTS, INTERRUPTED = 0, 1, 2, 3, 130
 
 
-def prepare(arguments: argparse.Namespace, console: Console) -> None:
+def prepare(arguments: argparse.Namespace, console: Console) -> int:
     """Sources -> documents and questions."""
     from qa_ray.prepare import prepare as prepare_tables
     from qa_ray.storage import use_s3
@@ -25,9 +26,10 @@ def prepare(arguments: argparse.Namespace, console: Console) -> None:
     config = read_config(PrepareConfig, arguments.config, arguments.settings)
     use_s3(**config.storage.model_dump())
     console.print(str(prepare_tables(**config.model_dump(exclude={"storage"}))))
+    return DONE
 
 
-def answer(arguments: argparse.Namespace, console: Console) -> None:
+def answer(arguments: argparse.Namespace, console: Console) -> int:
     """Documents and questions -> answers."""
     from qa_ray.pipeline import answer_documents, check_job
     from qa_ray.report import show_answers, show_plan
@@ -35,11 +37,13 @@ def answer(arguments: argparse.Namespace, console: Console) -> None:
     config = read_config(AnswerConfig, arguments.config, arguments.settings)
     if arguments.check:
         show_plan(*check_job(config), console)
-    else:
-        show_answers(answer_documents(config), config, console)
+        return DONE
+    manifest = answer_documents(config)
+    show_answers(manifest, config, console)
+    return WITH_REJECTS if manifest["counts"]["rejects"] else DONE
 
 
-def evaluate(arguments: argparse.Namespace, console: Console) -> None:
+def evaluate(arguments: argparse.Namespace, console: Console) -> int:
     """Answers against gold -> scores."""
     from qa_ray.evaluate import evaluate as score
     from qa_ray.storage import use_s3, write_text
@@ -51,9 +55,10 @@ def evaluate(arguments: argparse.Namespace, console: Console) -> None:
     if config.output:
         write_text(config.output, evaluation.to_json())
         console.print(f"scores as JSON: {config.output}")
+    return DONE
 
 
-VERBS: dict[str, Callable[[argparse.Namespace, Console], None]] = {
+VERBS: dict[str, Callable[[argparse.Namespace, Console], int]] = {
     "prepare": prepare,
     "answer": answer,
     "evaluate": evaluate,
@@ -66,8 +71,7 @@ def main(words: Sequence[str] | None = None) -> int:
     errors = Console(stderr=True, highlight=False, soft_wrap=True)
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        VERBS[arguments.verb](arguments, Console())
-        return 0
+        return VERBS[arguments.verb](arguments, Console())
     except UserError as error:
         errors.print(f"[bold red]error:[/] {escape(str(error))}")
         return REFUSED

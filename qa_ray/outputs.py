@@ -12,6 +12,7 @@ _SUCCESS               the results are whole; ``_run`` is gone (commit)
 
 import json
 import posixpath
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -101,23 +102,27 @@ def claim(uri: str, identity: dict[str, Any]) -> Output:
     Raises:
         OutputError: as ``look``; not writable; or a live run holds it.
     """
-    output = look(uri, identity)
-    if output.finished:
-        return output
+    if (output := look(uri, identity)).finished:
+        return _tidied(output)
     claim = Claim(uri)
     try:
         output = look(uri, identity)  # once more, now that no other run changes it
-        if output.finished:
-            remove_folder(join(uri, "_run"))  # another run has just ended, or was killed before it could do this
-        elif not output.resumed:
+        if not output.resumed and not output.finished:
             write_text(join(uri, "_run", "identity.json"), json.dumps(identity, indent=2, ensure_ascii=False))
     except BaseException:
         claim.release()
         raise
-    if output.finished:
+    if output.finished:  # by another run, just now
         claim.release()
-        return output
+        return _tidied(output)
     return replace(output, claim=claim)
+
+
+def _tidied(output: Output) -> Output:
+    """A finished output without what a run leaves that is killed at its very end."""
+    with suppress(OutputError):  # who may only read the results may leave it there
+        remove_folder(join(output.uri, "_run"))
+    return output
 
 
 def _read_json(uri: str) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from ray.exceptions import RayError
 
 from qa_ray import errors
 from qa_ray.answering import ActorSettings, AnswerDocuments
+from qa_ray.attempts import Attempts
 from qa_ray.commit import commit
 from qa_ray.config import AnswerConfig
 from qa_ray.errors import JobError, OutputError, QaRayError
@@ -35,7 +36,7 @@ from qa_ray.outputs import Output, check_writable, claim, look
 from qa_ray.parts import finished_ids
 from qa_ray.plan import Plan, make_plan
 from qa_ray.progress import LOG, Counts, Tally, logged_to, shown
-from qa_ray.resources import Resources, find_resources, ray_started
+from qa_ray.resources import Resources, beside_driver, find_resources, ray_started
 from qa_ray.storage import is_local, join, open_filesystem, use_s3
 from qa_ray.tokenising import TokeniseDocuments, TokeniseSettings
 
@@ -84,7 +85,9 @@ def run(plan: Plan, output: Output, resources: Resources, files: list[str], fini
     """Answers the documents in these files, except the finished ones; returns what was measured."""
     context = DataContext.get_current()
     context.enable_progress_bars = False
-    tally = ray.remote(num_cpus=0)(Tally).remote(len(finished))
+    context.max_consecutive_actor_init_deaths = 3
+    tally = beside_driver(Tally).remote(len(finished), plan.num_pairs, plan.config.limits.max_rejected_fraction)
+    attempts = beside_driver(Attempts).remote()
     dataset = (
         read_documents(plan, files)
         .repartition(target_num_rows_per_block=plan.rows_per_block(resources.device, resources.max_actors))
@@ -94,7 +97,7 @@ def run(plan: Plan, output: Output, resources: Resources, files: list[str], fini
             batch_size=None,
             compute=ActorPoolStrategy(min_size=1, max_size=resources.max_tokenisers),
             num_cpus=1,
-            fn_constructor_kwargs={"settings": tokenise_settings(plan, finished)},
+            fn_constructor_kwargs={"settings": tokenise_settings(plan, finished), "attempts": attempts},
         )
         .map_batches(
             AnswerDocuments,
@@ -103,7 +106,11 @@ def run(plan: Plan, output: Output, resources: Resources, files: list[str], fini
             compute=ActorPoolStrategy(min_size=resources.min_actors, max_size=resources.max_actors),
             num_cpus=resources.cpus_per_actor,
             num_gpus=resources.gpus_per_actor,
-            fn_constructor_kwargs={"settings": actor_settings(plan, resources), "tally": tally},
+            fn_constructor_kwargs={
+                "settings": actor_settings(plan, resources),
+                "tally": tally,
+                "attempts": attempts,
+            },
         )
     )
     LOG.info("answering %d questions in about %d windows", plan.num_pairs, plan.num_windows)
@@ -158,6 +165,7 @@ def actor_settings(plan: Plan, resources: Resources) -> ActorSettings:
         storage=plan.config.storage.model_dump(),
         model=plan.model,
         model_fingerprint=plan.checkpoint.fingerprint,
+        id_column=plan.documents.id_column,
         reading=plan.settings,
         device=resources.device,
         dtype=runner.dtype,

@@ -5,9 +5,11 @@ import logging
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -31,24 +33,40 @@ class Counts:
 
 
 class Tally:
-    """The actor that counts what all others do; the driver asks it."""
+    """The actor that counts what all others do; the driver asks it, and an actor asks it whether to go on."""
 
-    def __init__(self, finished_documents: int = 0):
+    def __init__(self, finished_documents: int, num_pairs: int, max_rejected_fraction: float):
         self._counts = Counts(documents=finished_documents)
+        self._num_pairs, self._limit = num_pairs, max_rejected_fraction
+        self._reasons: Counter[str] = Counter()
+        self._last_detail = ""
 
     def add_windows(self, windows: int) -> None:
         """Notes a batch that went through the model."""
         self._counts.windows += windows
 
-    def add_block(self, documents: int, rejects: int, peak_bytes: int) -> None:
-        """Notes a finished block."""
+    def add_block(self, documents: int, rejects: list[dict[str, Any]], peak_bytes: int) -> None:
+        """Notes a finished block; ``rejects`` have the fields of records.REJECT."""
         self._counts.documents += documents
-        self._counts.rejects += rejects
+        self._counts.rejects += len(rejects)
         self._counts.peak_actor_bytes = max(self._counts.peak_actor_bytes, peak_bytes)
+        self._reasons.update(row["reason"] for row in rejects)
+        self._last_detail = rejects[-1]["detail"] if rejects else self._last_detail
 
     def counts(self) -> Counts:
         """All blocks so far."""
         return self._counts
+
+    def verdict(self) -> str | None:
+        """Why the job should end now: there are more rejects already than it may have when all is done."""
+        if self._counts.rejects <= self._limit * self._num_pairs:
+            return None
+        reasons = ", ".join(f"{reason} {count}" for reason, count in self._reasons.most_common(5))
+        return (
+            f"{self._counts.rejects} of {self._num_pairs} questions were rejected already ({reasons}), more than "
+            f"limits.max_rejected_fraction={self._limit}; the last one: {self._last_detail}; mend the input or raise "
+            "the limit and start again: documents that are done stay done"
+        )
 
 
 def describe(counts: Counts, num_documents: int, num_windows: int, seconds: float) -> str:

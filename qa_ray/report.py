@@ -35,7 +35,7 @@ def show_answers(manifest: dict[str, Any], config: AnswerConfig, console: Consol
     """The outcome of an answer job: some answers, counts, and where they lie."""
     counts, output = manifest["counts"], full_uri(config.output)
     if config.preview and counts["answers"]:
-        _show_first(output, manifest["files"]["answers"][0], config.preview, console)
+        _show_first(output, manifest["files"]["answers"][0]["name"], config.preview, console)
     console.print(
         f"{counts['answers']:,} answers and {counts['rejects']:,} rejects to {counts['documents']:,} documents "
         f"({counts['windows']:,} windows, {counts['tokens']:,} tokens) in {manifest['seconds']:,.0f} s, "

@@ -7,9 +7,11 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import ray
 import ray.data  # sets up its own logging, which is then turned down
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from qa_ray.config import AnswerConfig
 from qa_ray.errors import ConfigError
@@ -63,6 +65,12 @@ def ray_started() -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def beside_driver(kind: type) -> Any:
+    """The class as a light actor on the driver's own node: it lives as long as the driver, whatever node is lost."""
+    node: Any = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return ray.remote(num_cpus=0, scheduling_strategy=node)(kind)
 
 
 def num_cores() -> int:

@@ -1,5 +1,6 @@
 """Tables that grow: Arrow tables or single rows -> a folder of Parquet files of bounded size."""
 
+import hashlib
 import math
 from typing import Any
 
@@ -30,10 +31,11 @@ class ParquetFolder:
         self.max_group_rows, self.max_group_chars = max_group_rows, max_group_chars
         self.max_file_rows, self.max_file_chars = max_file_rows, max_file_chars
         self.num_rows = 0
-        self.files: list[str] = []
+        self.files: list[dict[str, Any]] = []  # of the closed ones: name, rows, bytes, sha256
         self._rows: list[dict[str, Any]] = []  # added, not yet written
         self._chars = self._file_rows = self._file_chars = 0
         self._sink: Any = None
+        self._name = ""
         self._writer: pq.ParquetWriter | None = None
 
     def add(self, row: dict[str, Any]) -> None:
@@ -70,9 +72,8 @@ class ParquetFolder:
     def _open(self, schema: pa.Schema) -> pq.ParquetWriter:
         filesystem, folder = storage.open_filesystem(self.uri)
         storage.make_folder(self.uri)
-        name = f"part-{len(self.files):05d}.parquet"
-        self._sink = filesystem.open(storage.join(folder, name), "wb")
-        self.files.append(name)
+        self._name = f"part-{len(self.files):05d}.parquet"
+        self._sink = _Hashed(filesystem.open(storage.join(folder, self._name), "wb"))
         return pq.ParquetWriter(self._sink, schema, compression="zstd")
 
     def _close_file(self) -> None:
@@ -80,4 +81,30 @@ class ParquetFolder:
             with storage.writing(self.uri):
                 self._writer.close()
                 self._sink.close()
+            self.files.append({"name": self._name, "rows": self._file_rows, **self._sink.facts()})
             self._writer, self._file_rows, self._file_chars = None, 0, 0
+
+
+class _Hashed:
+    """A file being written that knows its size and checksum."""
+
+    def __init__(self, file: Any):
+        self._file, self._digest, self._size = file, hashlib.sha256(), 0
+
+    def write(self, data: Any) -> int:
+        self._digest.update(data)
+        self._size += len(data)
+        return self._file.write(data)
+
+    def flush(self) -> None:
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+    @property
+    def closed(self) -> bool:
+        return self._file.closed
+
+    def facts(self) -> dict[str, Any]:
+        return {"bytes": self._size, "sha256": self._digest.hexdigest()}

@@ -7,8 +7,9 @@ import numpy as np
 import pyarrow as pa
 import ray
 
+from qa_ray.attempts import read_block
 from qa_ray.checkpoints import open_checkpoint
-from qa_ray.documents import CheckedDocument, check, failure, hash_ids, reject
+from qa_ray.documents import CheckedDocument, check, hash_ids, reject
 from qa_ray.records import TOKENISED, Tokens
 from qa_ray.storage import use_s3
 from qa_ray.tokens import Tokeniser
@@ -31,27 +32,39 @@ class TokeniseSettings:
 class TokeniseDocuments:
     """An actor with the tokenizer and all questions."""
 
-    def __init__(self, settings: TokeniseSettings):
+    def __init__(self, settings: TokeniseSettings, attempts: Any):
         use_s3(**settings.storage)
-        self._settings = settings
+        self._settings, self._attempts = settings, attempts
         self._questions = ray.get(settings.questions)
         self._finished = ray.get(settings.finished)
         self._tokeniser = Tokeniser(open_checkpoint(settings.model).folder)
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Attaches each document's questions, checks both, and tokenises: passed-through columns, then TOKENISED."""
-        settings, rows = self._settings, []
+        settings = self._settings
         table = table.filter(pa.array(~np.isin(hash_ids(table[settings.id_column]), self._finished)))
-        for document_id, text in zip(table[settings.id_column], table[settings.text_column], strict=True):
-            key = str(document_id.as_py())
-            checked = check(key, text, self._questions.of(key))
-            try:
-                rows.append(_tokenised(checked, self._tokeniser, settings))
-            except Exception as error:  # the reject boundary
-                rows.append(_all_rejected(checked, "tokens", error))
+        ids = [str(id_) for id_ in table[settings.id_column].to_pylist()]
+        checked = [
+            check(id_, text, self._questions.of(id_))
+            for id_, text in zip(ids, table[settings.text_column], strict=True)
+        ]
+        rows = read_block(
+            self._attempts,
+            "tokens",
+            ids,
+            together=lambda: [self._row(document) for document in checked],
+            alone=lambda row: self._row(checked[row]),
+            give_up=lambda row, detail: _all_rejected(checked[row], "process_died", detail),
+        )
         kept = table.drop_columns([settings.text_column])
         tokenised = pa.Table.from_pylist(rows, TOKENISED)
         return pa.table([*kept.columns, *tokenised.columns], [*kept.column_names, *TOKENISED.names])
+
+    def _row(self, checked: CheckedDocument) -> dict[str, Any]:
+        try:
+            return _tokenised(checked, self._tokeniser, self._settings)
+        except Exception as error:  # the reject boundary
+            return _all_rejected(checked, type(error).__name__, str(error)[:1000])
 
 
 def _tokenised(checked: CheckedDocument, tokeniser: Tokeniser, settings: TokeniseSettings) -> dict[str, Any]:
@@ -78,8 +91,8 @@ def _tokenised(checked: CheckedDocument, tokeniser: Tokeniser, settings: Tokenis
     }
 
 
-def _all_rejected(checked: CheckedDocument, stage: str, error: Exception) -> dict[str, Any]:
-    rejects = [failure(question.question_id, stage, error) for question in checked.questions]
+def _all_rejected(checked: CheckedDocument, reason: str, detail: str) -> dict[str, Any]:
+    rejects = [reject(question.question_id, "tokens", reason, detail) for question in checked.questions]
     return {
         "text": "",
         "token_ids": [],

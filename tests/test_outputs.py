@@ -6,39 +6,13 @@ import socket
 import subprocess
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from running import DOCUMENT, assert_nothing_lost, changed, fill, small_disk, told, write_job
 
-from qa_ray.commit import commit
-from qa_ray.documents import Questions
-from qa_ray.errors import JobError, OutputError
-from qa_ray.outputs import Output, check_writable, claim, look
+from qa_ray.errors import OutputError
+from qa_ray.outputs import check_writable, claim, look
 from qa_ray.pipeline import answer_documents
 from qa_ray.plan import make_plan
-from qa_ray.records import PART
-
-ONE_QUESTION = Questions(
-    pa.table({"document_id": pa.nulls(1, pa.string()), "question_id": ["q"], "question": ["Who built it?"]})
-)
-
-
-def write_part(output: Output, first: int, stop: int) -> None:
-    """A part of a run that asked ONE_QUESTION of these documents; 3 kB of ballast each."""
-    answer = {"question_id": "q", "question": "Who built it?", "score": 0.5, "n_best": [], "num_windows": 1}
-    ids = [f"d{i}" for i in range(first, stop)]
-    rows = [{"answers": [answer], "rejects": [], "num_tokens": 1, "num_windows": 1} for _ in ids]
-    part = pa.Table.from_pylist(rows, PART).append_column("document_id", pa.array(ids))
-    part = part.append_column("ballast", pa.array([os.urandom(3000) for _ in ids]))
-    Path(output.parts).mkdir(exist_ok=True)
-    pq.write_table(part, Path(output.parts) / f"{first}-{stop}.parquet")
-
-
-def commit_200(output: Output) -> dict:
-    return commit(
-        output, questions=ONE_QUESTION, num_documents=200, id_column="document_id", max_rejected_fraction=0, facts={}
-    )
 
 
 def test_an_output_with_another_run_is_refused_and_the_difference_named(tmp_path: Path, models):
@@ -126,36 +100,6 @@ def test_a_probe_of_the_output_leaves_nothing_behind(tmp_path: Path):
     check_writable(str(tmp_path / "out"))
     check_writable(str(tmp_path))
     assert not list(tmp_path.rglob("*"))
-
-
-def test_a_disk_that_fills_up_at_the_commit_is_told_and_the_commit_is_done_when_there_is_room(tmp_path: Path):
-    with small_disk(tmp_path / "disk") as disk:
-        uri = str(disk / "out")
-        with (
-            claim(uri, {"model": "m"}) as output,
-            told(OutputError, "cannot write '", "/answers': No space left on device; free some room or give another"),
-        ):
-            write_part(output, 0, 200)
-            commit_200(output)
-        assert not (disk / "out" / "_SUCCESS").exists()
-        subprocess.run(["mount", "-o", "remount,size=20m", str(disk)], check=True)
-        with claim(uri, {"model": "m"}) as output:
-            assert output.resumed
-            assert commit_200(output)["counts"]["answers"] == 200
-        assert sorted(os.listdir(uri)) == ["_SUCCESS", "answers", "manifest.json"]
-        assert look(uri, {"model": "m"}).finished
-
-
-def test_a_document_that_was_lost_is_never_committed(tmp_path: Path):
-    with claim(str(tmp_path), {"model": "m"}) as output:
-        write_part(output, 0, 100)
-        write_part(output, 101, 200)
-        message = (
-            "200 documents and 200 questions went in, 199 documents came out with 199 answers and 0 rejects; nothing"
-        )
-        with told(JobError, message):
-            commit_200(output)
-    assert not (tmp_path / "_SUCCESS").exists()
 
 
 @pytest.mark.usefixtures("ray_session")

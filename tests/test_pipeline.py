@@ -1,5 +1,6 @@
 """However a job is cut up, interrupted, killed and resumed, the same answers come out, each once."""
 
+import hashlib
 import json
 import os
 import random
@@ -93,12 +94,15 @@ def write_parts(config: AnswerConfig, answers: list[dict[str, Any]], ids: list[s
     return sum(row["num_windows"] for row in rows)
 
 
-def test_counts_add_up(uninterrupted):
+def test_counts_add_up(job, uninterrupted):
     manifest, answers = uninterrupted
     counts = manifest["counts"]
     assert (counts["documents"], counts["answers"], counts["rejects"]) == (NUM_DOCUMENTS, len(PAIRS), 0)
     assert counts["windows"] == sum(row["num_windows"] for row in answers) == manifest["windows_this_run"]
-    assert manifest["files"] == {"answers": ["part-00000.parquet"], "rejects": []}
+    (file,) = manifest["files"]["answers"]
+    assert (file["name"], file["rows"], manifest["files"]["rejects"]) == ("part-00000.parquet", len(PAIRS), [])
+    content = (Path(job.output) / "answers" / file["name"]).read_bytes()
+    assert (file["bytes"], file["sha256"]) == (len(content), hashlib.sha256(content).hexdigest())
     by_id = {document["document_id"]: document for document in documents()}
     for row in answers:
         document = by_id[row["document_id"]]

@@ -1,5 +1,6 @@
 """qa_ray.tables: a folder of Parquet files of bounded size."""
 
+import hashlib
 from pathlib import Path
 
 import pyarrow as pa
@@ -22,7 +23,11 @@ def test_tables_fill_a_file_up_to_the_table_that_reaches_its_limit(tmp_path: Pat
         folder.write(pa.table({"n": range(num_rows)}))
     folder.close()
     assert groups(tmp_path / "out") == [[3, 1, 3, 1], [1]]
-    assert (folder.num_rows, folder.files) == (9, ["part-00000.parquet", "part-00001.parquet"])
+    assert folder.num_rows == 9
+    for i, (file, num_rows) in enumerate(zip(folder.files, (8, 1), strict=True)):
+        content = (tmp_path / "out" / f"part-0000{i}.parquet").read_bytes()
+        facts = {"rows": num_rows, "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+        assert file == {"name": f"part-0000{i}.parquet"} | facts
 
 
 def test_added_rows_are_gathered_until_the_next_would_pass_a_limit(tmp_path: Path):

@@ -1,0 +1,36 @@
+"""The driver of an answer job whose workers die of some documents: python poison.py CONFIG."""
+
+import logging
+import os
+import sys
+
+
+def install() -> None:
+    """Lets a worker process die, as of a crash in native code, when it reads a poisonous document."""
+    from qa_ray.reader import Reader
+    from qa_ray.tokens import Tokeniser
+
+    read, tokenise = Reader.read, Tokeniser.__call__
+
+    def deadly_read(self, documents, *rest):
+        if any("deadly to read" in document.text for document in documents):
+            os.abort()
+        return read(self, documents, *rest)
+
+    def deadly_tokenise(self, text):
+        if "deadly to tokenise" in text:
+            os.abort()
+        return tokenise(self, text)
+
+    setattr(Reader, "read", deadly_read)  # noqa: B010
+    setattr(Tokeniser, "__call__", deadly_tokenise)  # noqa: B010
+
+
+if __name__ == "__main__":
+    import ray
+
+    from qa_ray.cli import main
+
+    hook = {"worker_process_setup_hook": "poison.install"}
+    ray.init(num_cpus=6, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR, runtime_env=hook)
+    sys.exit(main(["answer", sys.argv[1]]))
