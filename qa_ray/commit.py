@@ -53,8 +53,8 @@ def commit(
         )
         for document_id in part[id_column].to_pylist():
             reached[questions.rows_of(str(document_id))] = True
-        answers.write(_flatten(part, "answers", ANSWER, id_column, fingerprint))
-        rejects.write(rejected := _flatten(part, "rejects", REJECT, id_column))
+        answers.write(flatten(part, "answers", ANSWER, id_column, fingerprint))
+        rejects.write(rejected := flatten(part, "rejects", REJECT, id_column))
         reasons.update(rejected["reason"].to_pylist())
     for unknown in _unknown_documents(questions, ~reached):
         rejects.write(unknown)
@@ -90,7 +90,7 @@ def _results(uri: str) -> ParquetFolder:
     return ParquetFolder(uri, max_group_rows=ROWS_PER_GROUP, max_file_rows=ROWS_PER_FILE)
 
 
-def _flatten(
+def flatten(
     part: pa.Table, column: str, struct: pa.StructType, id_column: str, model_fingerprint: str | None = None
 ) -> pa.Table:
     """One row per entry of the list ``column``, behind its document's id; answers are followed by its other columns."""

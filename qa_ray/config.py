@@ -130,6 +130,7 @@ class AnswerConfig(Section):
     answers: AnswerSettings = AnswerSettings()
     runner: RunnerSettings = RunnerSettings()
     limits: Limits = Limits()
+    retry_rejects: bool = False  # of a finished output: ask the rejected questions again, and those alone
     storage: StorageSettings = StorageSettings()
     preview: int = Field(5, ge=0)  # how many answers to print at the end
 

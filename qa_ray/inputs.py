@@ -157,6 +157,12 @@ def sample(documents: Documents, num_documents: int) -> Iterator[tuple[str, pa.S
             row += batch.num_rows
 
 
+def document_hashes(documents: Documents) -> np.ndarray:
+    """The hashes of all documents' ids, in the order of the table."""
+    batches = (_batches(documents.uri, path, [documents.id_column], 65_536) for path in documents.paths)
+    return np.concatenate([hash_ids(batch[documents.id_column]) for file in batches for batch in file])
+
+
 def unfinished_files(documents: Documents, finished: np.ndarray) -> list[str]:
     """The files with a document whose id is not among the ``finished`` (hashes, sorted)."""
     if not len(finished):

@@ -31,6 +31,7 @@ class Output:
     identity: dict[str, Any]
     finished: bool
     resumed: bool
+    has_leftovers: bool  # finished, and yet something of a run is there
     claim: Claim | None = field(default=None, repr=False)
 
     def __enter__(self) -> "Output":
@@ -93,36 +94,42 @@ def look(uri: str, identity: dict[str, Any]) -> Output:
             f"output: {uri!r} holds another run, which differs in {'; '.join(differences)}; "
             "give a new folder with output=… or remove this one"
         )
-    return Output(uri, identity, finished, resumed=bool(earlier) and not finished)
+    return Output(uri, identity, finished, bool(earlier) and not finished, has_leftovers=finished and "_run" in names)
 
 
-def claim(uri: str, identity: dict[str, Any]) -> Output:
+def claim(uri: str, identity: dict[str, Any], *, retry: bool = False) -> Output:
     """The output folder ``uri`` for this run: new, to be resumed, or finished already. A live run's stays its own.
+
+    A finished one is claimed only to ``retry`` its rejects, or to tidy up behind a run that was killed at its very end.
 
     Raises:
         OutputError: as ``look``; not writable; or a live run holds it.
     """
-    if (output := look(uri, identity)).finished:
-        return _tidied(output)
+    output = look(uri, identity)
+    if output.finished and not retry:
+        with suppress(OutputError):  # who may only read the results may leave it there, and so may a live retry
+            if output.has_leftovers:
+                _tidy(uri, Claim(uri))
+        return output
     claim = Claim(uri)
     try:
         output = look(uri, identity)  # once more, now that no other run changes it
-        if not output.resumed and not output.finished:
-            write_text(join(uri, "_run", "identity.json"), json.dumps(identity, indent=2, ensure_ascii=False))
+        if output.finished and not retry:
+            _tidy(uri, claim)
+            return output
+        run = identity | ({"retry": len(output.manifest().get("retries", []))} if output.finished else {})
+        if _read_json(join(uri, "_run", "identity.json")) != run:
+            remove_folder(join(uri, "_run", "parts"))
+            write_text(join(uri, "_run", "identity.json"), json.dumps(run, indent=2, ensure_ascii=False))
     except BaseException:
         claim.release()
         raise
-    if output.finished:  # by another run, just now
-        claim.release()
-        return _tidied(output)
     return replace(output, claim=claim)
 
 
-def _tidied(output: Output) -> Output:
-    """A finished output without what a run leaves that is killed at its very end."""
-    with suppress(OutputError):  # who may only read the results may leave it there
-        remove_folder(join(output.uri, "_run"))
-    return output
+def _tidy(uri: str, claim: Claim) -> None:
+    claim.release()
+    remove_folder(join(uri, "_run"))
 
 
 def _read_json(uri: str) -> dict[str, Any]:

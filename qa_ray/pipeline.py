@@ -16,7 +16,7 @@ import os
 import re
 import resource
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -37,6 +37,7 @@ from qa_ray.parts import finished_ids
 from qa_ray.plan import Plan, make_plan
 from qa_ray.progress import LOG, Counts, Tally, logged_to, shown
 from qa_ray.resources import Resources, beside_driver, find_resources, ray_started
+from qa_ray.retry import commit_retry, documents_without, rejected_questions
 from qa_ray.storage import is_local, join, open_filesystem, use_s3
 from qa_ray.tokenising import TokeniseDocuments, TokeniseSettings
 
@@ -52,23 +53,43 @@ def answer_documents(config: AnswerConfig) -> dict[str, Any]:
     """
     use_s3(**config.storage.model_dump())
     plan = make_plan(config)
-    with claim(plan.output, plan.identity) as output:
+    with claim(plan.output, plan.identity, retry=config.retry_rejects) as output:
         if output.finished:
-            return output.manifest()
-        started = time.time()
-        finished = finished_ids(output.parts, plan.documents.id_column)
-        facts: dict[str, Any] = {"windows_this_run": 0}
-        if files := unfinished_files(plan.documents, finished):
-            with logged_to(join(plan.output, "run.log")), ray_started():
-                facts = run(plan, output, find_resources(config), files, finished)
+            return retry_rejects(plan, output) if config.retry_rejects else output.manifest()
+        facts = answer_rest(plan, output, finished_ids(output.parts, plan.documents.id_column))
         return commit(
             output,
             questions=plan.questions,
             num_documents=plan.documents.num_documents,
             id_column=plan.documents.id_column,
             max_rejected_fraction=config.limits.max_rejected_fraction,
-            facts=facts | {"seconds": round(time.time() - started, 1)},
+            facts=facts,
         )
+
+
+def retry_rejects(plan: Plan, output: Output) -> dict[str, Any]:
+    """Asks the rejected questions of a finished output again; returns the manifest."""
+    questions = rejected_questions(output, plan.questions)
+    others = documents_without(plan.documents, questions)
+    if not questions.num_bound:
+        return output.manifest()
+    id_column = plan.documents.id_column
+    share = (plan.documents.num_documents - len(others)) / plan.documents.num_documents
+    rest = replace(
+        plan, questions=questions, num_pairs=questions.num_bound, num_windows=round(plan.num_windows * share)
+    )
+    facts = answer_rest(rest, output, np.union1d(others, finished_ids(output.parts, id_column)))
+    return commit_retry(output, questions, id_column, facts)
+
+
+def answer_rest(plan: Plan, output: Output, finished: np.ndarray) -> dict[str, Any]:
+    """Answers all documents but the finished ones (hashes of ids, sorted); returns what was measured."""
+    started = time.time()
+    facts: dict[str, Any] = {"windows_this_run": 0}
+    if files := unfinished_files(plan.documents, finished):
+        with logged_to(join(plan.output, "run.log")), ray_started():
+            facts = run(plan, output, find_resources(plan.config), files, finished)
+    return facts | {"seconds": round(time.time() - started, 1)}
 
 
 def check_job(config: AnswerConfig) -> tuple[Plan, Output, Resources]:

@@ -152,13 +152,22 @@ def create_text(uri: str, text: str) -> bool:
         make_folder(posixpath.dirname(uri))
         try:
             if is_local(uri):
-                with open(path, "x", encoding="utf-8") as file:
-                    file.write(text)
+                _create_local(path, text)
             else:
                 filesystem.pipe_file(path, text.encode(), mode="create")
             return True
         except FileExistsError:
             return read_text(uri) == text
+
+
+def _create_local(path: str, text: str) -> None:
+    with open(path, "x", encoding="utf-8") as file:
+        try:
+            file.write(text)
+            file.flush()
+        except OSError:  # a full disk: an empty file would keep others away
+            os.remove(path)
+            raise
 
 
 def read_text(uri: str) -> str | None:

@@ -22,12 +22,13 @@ class ParquetFolder:
         uri: str,
         schema: pa.Schema | None = None,
         *,
+        prefix: str = "part",
         max_group_rows: int,
         max_group_chars: float = math.inf,  # a longer row stands alone
         max_file_rows: float = math.inf,  # the group that reaches it is the file's last
         max_file_chars: float = math.inf,  # likewise; counts added rows only
     ):
-        self.uri, self.schema = uri, schema
+        self.uri, self.schema, self.prefix = uri, schema, prefix
         self.max_group_rows, self.max_group_chars = max_group_rows, max_group_chars
         self.max_file_rows, self.max_file_chars = max_file_rows, max_file_chars
         self.num_rows = 0
@@ -72,7 +73,7 @@ class ParquetFolder:
     def _open(self, schema: pa.Schema) -> pq.ParquetWriter:
         filesystem, folder = storage.open_filesystem(self.uri)
         storage.make_folder(self.uri)
-        self._name = f"part-{len(self.files):05d}.parquet"
+        self._name = f"{self.prefix}-{len(self.files):05d}.parquet"
         self._sink = _Hashed(filesystem.open(storage.join(folder, self._name), "wb"))
         return pq.ParquetWriter(self._sink, schema, compression="zstd")
 

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from running import assert_nothing_lost, read_rows, told, write_job
+from running import assert_nothing_lost, changed, read_rows, told, write_job
 
 from qa_ray.attempts import MAX_DEATHS, Attempts, read_block
+from qa_ray.config import AnswerConfig
 from qa_ray.errors import JobError
 from qa_ray.pipeline import answer_documents
 
@@ -64,28 +65,67 @@ def test_a_block_is_read_again_until_only_its_poison_is_given_up(monkeypatch: py
     assert once() == ["read a", "read b", "read c", "read d"]  # nothing is held against them
 
 
-def test_documents_that_abort_the_process_are_rejected_and_their_neighbours_answered(tmp_path: Path, models):
+@pytest.fixture(scope="module")
+def poisoned(tmp_path_factory: pytest.TempPathFactory, models: dict[str, str]) -> AnswerConfig:
+    """A finished job in which two documents killed their processes; a third is blank, and a fourth unknown."""
+    folder = tmp_path_factory.mktemp("poisoned")
     texts = ["Ada Vane built the lighthouse in 1871."] * 12
-    texts[4], texts[9] = "This is deadly to read.", "And this is deadly to tokenise."
-    documents = [{"document_id": f"d{i:02}", "text": text} for i, text in enumerate(texts)]
-    questions = [{"question_id": "q", "question": "Who built it?"}]
-    config = write_job(tmp_path, models["bert"], documents, questions, limits={"max_rejected_fraction": 0.2})
-    path = tmp_path / "config.json"
+    texts[4], texts[9], texts[10] = "This is deadly to read.", "And this is deadly to tokenise.", " "
+    documents = [{"document_id": f"d{i:02}", "text": text, "nr": i} for i, text in enumerate(texts)]
+    config = write_job(folder, models["bert"], documents, QUESTIONS, limits={"max_rejected_fraction": 0.5})
+    path = folder / "config.json"
     path.write_text(json.dumps(config.model_dump()))
     here = Path(__file__).parent
     environment = os.environ | {"PYTHONPATH": str(here)}
-    done = subprocess.run(
-        [sys.executable, here / "poison.py", path], env=environment, capture_output=True, text=True, timeout=500
-    )
+    command = [sys.executable, here / "poison.py", path]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=500, check=False)
     assert done.returncode == 3, done.stderr
-    manifest = answer_documents(config)  # done: only shown
-    assert_nothing_lost(config, [(f"d{i:02}", "q") for i in range(12)], manifest)
-    rejects = read_rows(config, "rejects")
+    return config
+
+
+QUESTIONS = [
+    {"question_id": "q", "question": "Who built it?", "document_id": None},
+    {"question_id": "who", "question": "Who?", "document_id": "nowhere"},
+]
+PAIRS = [*((f"d{i:02}", "q") for i in range(12)), ("nowhere", "who")]
+
+
+def test_documents_that_abort_the_process_are_rejected_and_their_neighbours_answered(poisoned: AnswerConfig):
+    assert_nothing_lost(poisoned, PAIRS, answer_documents(poisoned))
+    rejects = read_rows(poisoned, "rejects")
     assert [(row["document_id"], row["stage"], row["reason"]) for row in rejects] == [
         ("d04", "logits", "process_died"),
         ("d09", "tokens", "process_died"),
+        ("d10", "documents", "blank_text"),
+        ("nowhere", "documents", "unknown_document"),
     ]
     assert "the process that read document 'd04' died 3 times, reading nothing else" in rejects[0]["detail"]
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_rejects_are_tried_again_and_nothing_else_is_run(poisoned: AnswerConfig, monkeypatch: pytest.MonkeyPatch):
+    """The processes of this session do not die: as if there were memory enough now."""
+    first, before = answer_documents(poisoned), read_rows(poisoned, "answers")
+    again = changed(poisoned, retry_rejects=True)
+    with monkeypatch.context() as patch:
+        patch.setattr("qa_ray.retry.write_text", interrupt)  # between the new answers and the manifest
+        with pytest.raises(KeyboardInterrupt):
+            answer_documents(again)
+    assert answer_documents(poisoned) == first  # it still stands as it was
+    manifest = answer_documents(again)
+    assert_nothing_lost(poisoned, PAIRS, manifest)
+    assert manifest["counts"]["rejects_by_reason"] == {"blank_text": 1, "unknown_document": 1}
+    assert [retry["answers"] for retry in manifest["retries"]] == [2]
+    answers = read_rows(poisoned, "answers")
+    new = [row for row in answers if row["nr"] in (4, 9)]
+    assert [row["document_id"] for row in new] == ["d04", "d09"]
+    assert [row for row in answers if row not in new] == before
+    assert sorted(os.listdir(poisoned.output)) == ["_SUCCESS", "answers", "manifest.json", "rejects", "run.log"]
+    assert answer_documents(poisoned) == manifest
+
+
+def interrupt(*values: object) -> None:
+    raise KeyboardInterrupt
 
 
 @pytest.mark.usefixtures("ray_session")

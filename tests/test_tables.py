@@ -2,6 +2,7 @@
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -32,7 +33,7 @@ def test_tables_fill_a_file_up_to_the_table_that_reaches_its_limit(tmp_path: Pat
 
 def test_added_rows_are_gathered_until_the_next_would_pass_a_limit(tmp_path: Path):
     schema = pa.schema([("text", pa.string())])
-    limits = {"max_group_rows": 3, "max_group_chars": 10, "max_file_chars": 20}
+    limits: dict[str, Any] = {"max_group_rows": 3, "max_group_chars": 10, "max_file_chars": 20}
     folder = ParquetFolder(f"{tmp_path}/out", schema, **limits)
     texts = ["x" * size for size in (1, 1, 1, 1, 9, 1, 25, 0, 2)]
     for text in texts:
