@@ -1,12 +1,13 @@
 # make demo     installs, and answers 24 questions on four long documents
 # make test     installs, and runs the tests
+# make test-faults  the long tests: processes, nodes and servers killed, half an hour
 # make check    the linters, the types, the direction of imports, then the tests
 
 PYTHON ?= python3.11
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: install demo test lint check clean
+.PHONY: install demo test test-faults lint check clean
 
 install: $(INSTALLED)
 
@@ -29,6 +30,9 @@ demo: install
 
 test: install .swift/installed
 	$(BIN)/python -m pytest
+
+test-faults: install .swift/installed
+	$(BIN)/python -m pytest -m slow -s --durations=0 tests/test_faults.py
 
 lint: install
 	$(BIN)/ruff check .

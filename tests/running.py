@@ -1,5 +1,6 @@
 """Helpers of the tests that plan and run answer jobs: write tables, run the job, read what came out."""
 
+import json
 import os
 import signal
 import subprocess
@@ -106,6 +107,12 @@ def _without_scores(row: dict[str, Any]) -> dict[str, Any]:
 
 def _scores(row: dict[str, Any]) -> list[float]:
     return [row["score"], row["no_answer_score"], *(span["score"] for span in row["n_best"])]
+
+
+def write_config(folder: Path, config: AnswerConfig) -> Path:
+    path = folder / "config.yaml"
+    path.write_text(json.dumps(config.model_dump()))
+    return path
 
 
 @contextmanager

@@ -1,6 +1,5 @@
 """A document that kills its process becomes a reject, and all others are answered."""
 
-import json
 import os
 import subprocess
 import sys
@@ -8,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from running import assert_nothing_lost, changed, read_rows, told, write_job
+from running import assert_nothing_lost, changed, read_rows, told, write_config, write_job
 
 from qa_ray.attempts import MAX_DEATHS, Attempts, read_block
 from qa_ray.config import AnswerConfig
@@ -73,8 +72,7 @@ def poisoned(tmp_path_factory: pytest.TempPathFactory, models: dict[str, str]) -
     texts[4], texts[9], texts[10] = "This is deadly to read.", "And this is deadly to tokenise.", " "
     documents = [{"document_id": f"d{i:02}", "text": text, "nr": i} for i, text in enumerate(texts)]
     config = write_job(folder, models["bert"], documents, QUESTIONS, limits={"max_rejected_fraction": 0.5})
-    path = folder / "config.json"
-    path.write_text(json.dumps(config.model_dump()))
+    path = write_config(folder, config)
     here = Path(__file__).parent
     environment = os.environ | {"PYTHONPATH": str(here)}
     command = [sys.executable, here / "poison.py", path]

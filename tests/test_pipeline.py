@@ -23,6 +23,7 @@ from running import (
     title,
     told,
     wait_for,
+    write_config,
     write_job,
 )
 
@@ -143,12 +144,6 @@ def actor_of(pid: int) -> int:
     found = [child for child in descendants(pid) if "AnswerDocuments" in title(child)]
     assert len(found) == 1, [title(child) for child in descendants(pid)]
     return found[0]
-
-
-def write_config(folder: Path, config: AnswerConfig) -> Path:
-    path = folder / "config.yaml"
-    path.write_text(json.dumps(config.model_dump()))
-    return path
 
 
 def test_ctrl_c_and_sigterm_end_a_run_with_130_and_the_same_command_goes_on(tmp_path: Path, job, uninterrupted):
