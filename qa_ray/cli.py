@@ -78,6 +78,13 @@ def main(words: Sequence[str] | None = None) -> int:
     except JobError as error:
         errors.print(f"[bold red]failed:[/] {escape(str(error))}")
         return FAILED
+    except Exception as error:
+        from qa_ray.storage import explain, is_storage_error
+
+        if not is_storage_error(error):
+            raise
+        errors.print(f"[bold red]failed:[/] storage: {escape(explain(error))}; start the same command again to go on")
+        return FAILED
     except KeyboardInterrupt:
         errors.print("interrupted; documents that are done stay done: run the same command to go on")
         return INTERRUPTED

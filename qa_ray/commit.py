@@ -79,8 +79,7 @@ def commit(
     output.check()
     if output.claim and not create_text(join(output.uri, "_SUCCESS"), output.claim.owner.token):
         raise OutputError(f"output: {output.uri!r} was finished by another run; its results stand")
-    output.release()
-    remove_folder(join(output.uri, "_run"))
+    output.end()
     return manifest
 
 

@@ -47,6 +47,11 @@ class Output:
         if self.claim:
             self.claim.release()
 
+    def end(self) -> None:
+        """Releases the folder of a finished run, and removes what only a run needs."""
+        self.release()
+        remove_folder(join(self.uri, "_run"))
+
     def check(self) -> None:
         """Raises an OutputError if this run may write no longer."""
         if self.claim:
@@ -109,13 +114,13 @@ def claim(uri: str, identity: dict[str, Any], *, retry: bool = False) -> Output:
     if output.finished and not retry:
         with suppress(OutputError):  # who may only read the results may leave it there, and so may a live retry
             if output.has_leftovers:
-                _tidy(uri, Claim(uri))
+                replace(output, claim=Claim(uri)).end()
         return output
     claim = Claim(uri)
     try:
         output = look(uri, identity)  # once more, now that no other run changes it
         if output.finished and not retry:
-            _tidy(uri, claim)
+            replace(output, claim=claim).end()
             return output
         run = identity | ({"retry": len(output.manifest().get("retries", []))} if output.finished else {})
         if _read_json(join(uri, "_run", "identity.json")) != run:
@@ -125,11 +130,6 @@ def claim(uri: str, identity: dict[str, Any], *, retry: bool = False) -> Output:
         claim.release()
         raise
     return replace(output, claim=claim)
-
-
-def _tidy(uri: str, claim: Claim) -> None:
-    claim.release()
-    remove_folder(join(uri, "_run"))
 
 
 def _read_json(uri: str) -> dict[str, Any]:

@@ -29,7 +29,7 @@ from qa_ray import errors
 from qa_ray.answering import ActorSettings, AnswerDocuments
 from qa_ray.attempts import Attempts
 from qa_ray.commit import commit
-from qa_ray.config import AnswerConfig
+from qa_ray.config import AnswerConfig, Limits
 from qa_ray.errors import JobError, OutputError, QaRayError
 from qa_ray.inputs import unfinished_files
 from qa_ray.outputs import Output, check_writable, claim, look
@@ -70,13 +70,17 @@ def answer_documents(config: AnswerConfig) -> dict[str, Any]:
 def retry_rejects(plan: Plan, output: Output) -> dict[str, Any]:
     """Asks the rejected questions of a finished output again; returns the manifest."""
     questions = rejected_questions(output, plan.questions)
-    others = documents_without(plan.documents, questions)
     if not questions.num_bound:
+        output.end()
         return output.manifest()
     id_column = plan.documents.id_column
-    share = (plan.documents.num_documents - len(others)) / plan.documents.num_documents
+    others = documents_without(plan.documents, questions)
+    limits = Limits(max_rejected_fraction=1)  # that they are rejected once more is no news
     rest = replace(
-        plan, questions=questions, num_pairs=questions.num_bound, num_windows=round(plan.num_windows * share)
+        plan,
+        config=plan.config.model_copy(update={"limits": limits}),
+        questions=questions,
+        num_pairs=questions.num_bound,
     )
     facts = answer_rest(rest, output, np.union1d(others, finished_ids(output.parts, id_column)))
     return commit_retry(output, questions, id_column, facts)

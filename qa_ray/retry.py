@@ -20,7 +20,7 @@ from qa_ray.inputs import Documents, document_hashes
 from qa_ray.outputs import Output
 from qa_ray.parts import read_parts
 from qa_ray.records import ANSWER, REJECT, REJECTS
-from qa_ray.storage import join, open_filesystem, remove_file, remove_folder, write_text
+from qa_ray.storage import join, open_filesystem, remove_file, write_text
 from qa_ray.tables import ParquetFolder
 
 
@@ -85,8 +85,7 @@ def commit_retry(output: Output, questions: Questions, id_column: str, facts: di
     write_text(join(output.uri, "manifest.json"), json.dumps(manifest, indent=2, ensure_ascii=False))
     for name in outdated:
         remove_file(join(output.uri, "rejects", name))
-    output.release()
-    remove_folder(join(output.uri, "_run"))
+    output.end()
     return manifest
 
 
