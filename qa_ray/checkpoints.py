@@ -11,7 +11,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -111,16 +111,27 @@ def _download(uri: str) -> Path:
     state = json.dumps([uri, sorted((n, i["size"], str(i.get("ETag", i.get("mtime")))) for n, i in wanted.items())])
     folder = _cache() / hashlib.sha256(state.encode()).hexdigest()[:16]
     if not folder.is_dir():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(dir=folder.parent))
-        with _downloading(uri):
-            for name in wanted:
-                filesystem.get_file(f"{path}/{name}", str(partial / name))
+        partial = _make_scratch(folder.parent, uri)
         try:
-            partial.rename(folder)
-        except OSError:  # another process of this machine was faster
-            shutil.rmtree(partial)
+            with _downloading(uri):
+                for name in wanted:
+                    filesystem.get_file(f"{path}/{name}", str(partial / name))
+            with suppress(OSError):  # another process of this machine was faster
+                partial.rename(folder)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
     return folder
+
+
+def _make_scratch(cache: Path, uri: str) -> Path:
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        return Path(tempfile.mkdtemp(dir=cache))
+    except OSError as error:
+        raise ModelError(
+            f"model {uri!r}: no room to keep it in {str(cache)!r} ({error.strerror}); set XDG_CACHE_HOME to a folder "
+            "that can be written"
+        ) from error
 
 
 @contextmanager

@@ -12,6 +12,9 @@ from typing import Any
 
 import fsspec
 import pytest
+from running import changed
+
+from qa_ray.config import AnswerConfig
 
 SWIFT = Path(__file__).parents[1] / ".swift" / "bin"
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "test:tester", "AWS_SECRET_ACCESS_KEY": "the-secret-of-the-tests"}
@@ -144,6 +147,21 @@ def bucket(endpoint_url: str, name: str) -> Any:
     )
     filesystem.mkdir(name)
     return filesystem
+
+
+def lake_with(job: AnswerConfig, endpoint_url: str) -> Any:
+    """The server's file system, with a bucket 'lake' that holds the tables of ``job`` and its model."""
+    filesystem = bucket(endpoint_url, "lake")
+    for name in ("documents", "questions", "model"):
+        filesystem.put(getattr(job, name), f"lake/{name}", recursive=True)
+    return filesystem
+
+
+def on_s3(job: AnswerConfig, endpoint_url: str, output: str, **storage: Any) -> AnswerConfig:
+    """The job with all its places in that bucket."""
+    places = {name: f"s3://lake/{name}" for name in ("documents", "questions", "model")}
+    how = {"endpoint_url": endpoint_url, "addressing_style": "path", **storage}
+    return changed(job, **places, output=f"s3://lake/{output}", storage=how)
 
 
 def free_ports(number: int) -> list[int]:

@@ -2,8 +2,9 @@ import json
 import shutil
 from pathlib import Path
 
+import fsspec
 import pytest
-from running import told, write_job
+from running import fill, small_disk, told, write_job
 from transformers import BertModel
 
 from qa_ray.checkpoints import open_checkpoint
@@ -125,3 +126,24 @@ def test_settings_of_the_model_are_taken_unless_given(folder: Path, tmp_path: Pa
     (folder / "qa_ray.json").write_text(json.dumps({"max_tokens": 48, "overlap_tokens": 8, "max_question_tokens": 9}))
     plan = make_plan(write_job(tmp_path, str(folder), windows={"overlap_tokens": 4}))
     assert (plan.settings.max_tokens, plan.settings.overlap_tokens, plan.settings.max_question_tokens) == (48, 4, 9)
+
+
+def test_a_cache_that_cannot_be_written_or_is_full_is_told(
+    models: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    memory = fsspec.filesystem("memory")
+    memory.put(models["bert"], "/scratch/model", recursive=True)
+    uri = "memory://scratch/model"
+    with small_disk(tmp_path / "ro", options="ro") as disk:
+        monkeypatch.setenv("XDG_CACHE_HOME", str(disk))
+        with told(ModelError, f"model {uri!r}: no room to keep it in '", "(Read-only file system); set XDG_CACHE_HOME"):
+            open_checkpoint(uri)
+    with small_disk(tmp_path / "full") as disk:
+        monkeypatch.setenv("XDG_CACHE_HOME", str(disk))
+        (disk / "qa-ray" / "models").mkdir(parents=True)
+        filler = fill(disk)
+        with told(ModelError, f"model {uri!r}: ", "No space left on device"):
+            open_checkpoint(uri)
+        filler.unlink()
+        assert open_checkpoint(uri).fingerprint == open_checkpoint(models["bert"]).fingerprint
+        assert len(list((disk / "qa-ray" / "models").iterdir())) == 1

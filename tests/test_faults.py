@@ -29,7 +29,7 @@ from running import (
     write_config,
     write_job,
 )
-from s3_server import S3Server, bucket, s3_server
+from s3_server import S3Server, lake_with, on_s3, s3_server
 
 from qa_ray.config import AnswerConfig
 from qa_ray.outputs import look
@@ -157,17 +157,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
 
 @pytest.fixture(scope="module")
 def lake(server: S3Server, job: AnswerConfig) -> Any:
-    filesystem = bucket(server.endpoint_url, "lake")
-    for name in ("documents", "questions"):
-        filesystem.put(getattr(job, name), f"lake/{name}", recursive=True)
-    filesystem.put(job.model, "lake/model", recursive=True)
-    return filesystem
-
-
-def on_s3(job: AnswerConfig, endpoint_url: str, output: str) -> AnswerConfig:
-    places = {name: f"s3://lake/{name}" for name in ("documents", "questions", "model")}
-    how = {"endpoint_url": endpoint_url, "addressing_style": "path"}
-    return changed(job, **places, output=f"s3://lake/{output}", storage=how, runner=SLOWLY)
+    return lake_with(job, server.endpoint_url)
 
 
 def answers_on(lake: Any, output: str) -> list[dict[str, Any]]:
@@ -177,7 +167,7 @@ def answers_on(lake: Any, output: str) -> list[dict[str, Any]]:
 
 def test_a_minute_of_slow_downs_is_outlived(tmp_path: Path, job, unbroken, server, lake):
     with fault_proxy(server.ports["proxy"]) as proxy:
-        config, log = on_s3(job, proxy.endpoint_url, "minute"), tmp_path / "log"
+        config, log = changed(on_s3(job, proxy.endpoint_url, "minute"), runner=SLOWLY), tmp_path / "log"
         with command_line(write_config(tmp_path, config), log) as process:
             wait_for(lambda: lake.find("lake/minute/_run/parts"), process, log)
             proxy.choose = lambda *request: "slow down"
@@ -189,7 +179,7 @@ def test_a_minute_of_slow_downs_is_outlived(tmp_path: Path, job, unbroken, serve
 
 
 def test_a_server_that_is_killed_and_comes_back_after_twenty_seconds(tmp_path: Path, job, unbroken, server, lake):
-    config, log = on_s3(job, server.endpoint_url, "killed"), tmp_path / "log"
+    config, log = changed(on_s3(job, server.endpoint_url, "killed"), runner=SLOWLY), tmp_path / "log"
     path = write_config(tmp_path, config)
     with command_line(path, log) as process:
         wait_for(lambda: lake.find("lake/killed/_run/parts"), process, log)

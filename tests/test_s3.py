@@ -11,7 +11,7 @@ import pytest
 from fault_proxy import FaultProxy, fault_proxy
 from models import TEXT
 from running import assert_same_answers, changed, told, write_job
-from s3_server import CREDENTIALS, S3Server, bucket, s3_server
+from s3_server import CREDENTIALS, S3Server, lake_with, on_s3, s3_server
 
 from qa_ray.claims import Claim
 from qa_ray.config import AnswerConfig
@@ -46,12 +46,7 @@ def proxy(server: S3Server) -> Iterator[FaultProxy]:
 
 @pytest.fixture(scope="module")
 def lake(server: S3Server, local: AnswerConfig) -> Any:
-    """The bucket 'lake' with the tables of ``local`` and its model."""
-    filesystem = bucket(server.endpoint_url, "lake")
-    for name in ("documents", "questions"):
-        filesystem.put(getattr(local, name), f"lake/{name}", recursive=True)
-    filesystem.put(local.model, "lake/model", recursive=True)
-    return filesystem
+    return lake_with(local, server.endpoint_url)
 
 
 @pytest.fixture(scope="module")
@@ -72,12 +67,6 @@ def _as_before(proxy: FaultProxy) -> Iterator[None]:
     yield
     proxy.choose = lambda *request: None
     proxy.done.clear()
-
-
-def on_s3(local: AnswerConfig, endpoint_url: str, output: str, **storage: Any) -> AnswerConfig:
-    places = {name: f"s3://lake/{name}" for name in ("documents", "questions", "model")}
-    how = {"endpoint_url": endpoint_url, "addressing_style": "path", **storage}
-    return changed(local, **places, output=f"s3://lake/{output}", storage=how)
 
 
 def reach(endpoint_url: str, **settings: Any) -> None:
@@ -114,8 +103,18 @@ def test_a_job_that_lives_on_s3_gives_the_answers_of_a_local_one(server, lake, l
     assert answer_documents(config) == manifest  # done: nothing is run again
     with told(OutputError, "holds another run, which differs in answers.n_best (5 there, 2 now)"):
         answer_documents(changed(config, answers={"n_best": 2}))
-    for name in lake.find("lake/whole"):
-        assert CREDENTIALS["AWS_SECRET_ACCESS_KEY"].encode() not in lake.cat_file(name)
+    secret = CREDENTIALS["AWS_SECRET_ACCESS_KEY"].encode()
+    assert all(secret not in lake.cat_file(name) for name in lake.find("lake/whole"))
+    logs = [file for file in Path(session_folder()).rglob("*") if file.is_file()]
+    assert len(logs) > 10
+    assert [file for file in logs if secret in file.read_bytes()] == []
+
+
+def session_folder() -> str:
+    """Where Ray keeps the logs of the running session."""
+    import ray
+
+    return ray.worker.global_worker.node.get_session_dir_path()  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def test_slow_downs_resets_and_cut_bodies_change_nothing(proxy, lake, local, expected):
