@@ -15,7 +15,7 @@ from qa_ray.attempts import read_block
 from qa_ray.checkpoints import open_checkpoint
 from qa_ray.documents import failure, reject
 from qa_ray.errors import JobError, ModelError
-from qa_ray.reader import ReadableDocument, Reader, use_threads
+from qa_ray.reader import ReadableDocument, Reader, free_memory, use_threads
 from qa_ray.records import PART, TOKENISED, Tokens
 from qa_ray.settings import ReadingSettings
 from qa_ray.storage import use_s3
@@ -84,12 +84,16 @@ class AnswerDocuments:
         kept = table.drop_columns(TOKENISED.names)
         return pa.table([*kept.columns, *pa.table(rows, PART).columns], [*kept.column_names, *PART.names])
 
+    def _on_batch(self, num_windows: int) -> None:
+        self._tally.add_windows.remote(num_windows)
+        free_memory()
+
     def _answers(
         self, documents: list[ReadableDocument], asked: list[list[dict]], rejects: list[list[dict]]
     ) -> list[list[dict[str, Any]]]:
         """The answers of each document; one that makes the model fail is rejected alone."""
         try:
-            return self._reader.read(documents, self._settings.reading, self._tally.add_windows.remote)
+            return self._reader.read(documents, self._settings.reading, self._on_batch)
         except Exception:  # the reject boundary: find the culprit
             return [self._answers_alone(*row) for row in zip(documents, asked, rejects, strict=True)]
 
@@ -97,7 +101,7 @@ class AnswerDocuments:
         self, document: ReadableDocument, asked: list[dict], rejects: list[dict]
     ) -> list[dict[str, Any]]:
         try:
-            return self._reader.read([document], self._settings.reading, self._tally.add_windows.remote)[0]
+            return self._reader.read([document], self._settings.reading, self._on_batch)[0]
         except Exception as error:  # the reject boundary
             rejects.extend(failure(question["question_id"], "logits", error) for question in asked)
             return []

@@ -9,7 +9,7 @@ Shapes: B windows of a batch, L tokens of its longest window, T tokens of a docu
 
 import inspect
 from collections.abc import Callable, Iterator, Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -22,6 +22,9 @@ from qa_ray.longformer import LongformerQA
 from qa_ray.records import Layout, Windows
 
 Forward = Literal["auto", "transformers"]
+
+# Batches of fewer different lengths: the CPU kernels keep something for every shape that they have seen.
+PAD_MULTIPLE = 16
 
 
 class Pair(NamedTuple):
@@ -50,7 +53,9 @@ class Model:
     def __init__(self, folder: str, *, device: str, dtype: str, forward: Forward = "auto"):
         transformers_logging.disable_progress_bar()
         self.device = torch.device(device)
-        model = _load(folder, getattr(torch, dtype)).eval().to(self.device)
+        model: Any = _load(folder, getattr(torch, dtype)).eval().to(self.device)
+        # No padding beyond the positions there are, of which some families lose as many as this.
+        self.max_tokens: int = model.config.max_position_embeddings - (model.config.pad_token_id or 0) - 1
         takes = inspect.signature(model.forward).parameters
         self._takes_token_types = "token_type_ids" in takes and getattr(model.config, "type_vocab_size", 0) > 1
         self._takes_global_attention = "global_attention_mask" in takes
@@ -115,7 +120,7 @@ def logits(
     """
     results = [_empty(pair, model.device) for pair in pairs]
     for batch in _batches(layout, pairs, batch_tokens):
-        ids_BL, lengths_B, offset_B = _assemble(layout, pairs, batch)
+        ids_BL, lengths_B, offset_B = _assemble(layout, pairs, batch, model.max_tokens)
         before_middle_B = offset_B - len(layout.middle)
         start_BL, end_BL = model(ids_BL, lengths_B, before_middle_B, layout.document_type_id)
         for row, (p, w) in enumerate(batch):
@@ -150,7 +155,7 @@ def _batches(layout: Layout, pairs: Sequence[Pair], batch_tokens: int) -> Iterat
 
 
 def _assemble(
-    layout: Layout, pairs: Sequence[Pair], batch: list[tuple[int, int]]
+    layout: Layout, pairs: Sequence[Pair], batch: list[tuple[int, int]], max_tokens: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Input ids [B, L], their lengths, and where the document's part begins in each."""
     windows = [
@@ -159,7 +164,9 @@ def _assemble(
         for document_part in [pairs[p].document_ids_T[pairs[p].windows.start_W[w] : pairs[p].windows.stop_W[w]]]
     ]
     lengths_B = np.array([len(window) for window in windows])
-    ids_BL = np.full((len(batch), lengths_B.max()), layout.pad_id, dtype=np.int64)
+    longest = int(lengths_B.max())
+    rounded = -(-longest // PAD_MULTIPLE) * PAD_MULTIPLE
+    ids_BL = np.full((len(batch), max(longest, min(rounded, max_tokens))), layout.pad_id, dtype=np.int64)
     for row, window in enumerate(windows):
         ids_BL[row, : len(window)] = window
     offset_B = np.array([len(layout.prefix) + len(pairs[p].question_ids) + len(layout.middle) for p, _ in batch])
