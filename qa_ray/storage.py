@@ -174,8 +174,8 @@ def read_text(uri: str) -> str | None:
     """The text of the file ``uri``, or None if there is none."""
     filesystem, path = open_filesystem(uri)
     try:
-        return filesystem.cat_file(path).decode("utf-8", errors="replace")  # pyright: ignore[reportAttributeAccessIssue]
-    except (FileNotFoundError, IsADirectoryError):
+        return filesystem.cat_file(path).decode()  # pyright: ignore[reportAttributeAccessIssue]
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         return None
 
 
