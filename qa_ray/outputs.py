@@ -1,13 +1,15 @@
 """The output folder of an answer job, and whose it is: new, to be resumed, finished, or another run's.
 
-OUTPUT/
-_run/identity.json     what this run is: inputs, model, settings; another one is refused
-_run/claims/           which live run may write (claims)
-_run/parts/            one row per document, written by the run's tasks (parts)
-answers/*.parquet      one row per (document, question)
-rejects/*.parquet      what could not be answered, and why (absent if all could)
-manifest.json          files, rows, settings, fingerprints
-_SUCCESS               the results are whole; ``_run`` is gone (commit)
+    OUTPUT/
+      _run/identity.json     what this run is: inputs, model, settings; another one is refused
+      _run/claims/           which live run may write (claims)
+      _run/parts/            one row per document, written by the run's tasks (parts)
+      answers/*.parquet      one row per (document, question)
+      rejects/*.parquet      what could not be answered, and why (absent if all could)
+      manifest.json          files, rows, settings, fingerprints
+      _SUCCESS               the results are whole; ``_run`` is gone (commit)
+
+``look`` tells what stands there; ``claim`` makes it this run's.
 """
 
 import json
