@@ -15,7 +15,8 @@ from qa_ray.attempts import read_block
 from qa_ray.checkpoints import open_checkpoint
 from qa_ray.documents import failure, reject
 from qa_ray.errors import JobError, ModelError
-from qa_ray.reader import ReadableDocument, Reader, free_memory, use_threads
+from qa_ray.logits import BatchSize
+from qa_ray.reader import ReadableDocument, Reader, keep_memory, use_threads
 from qa_ray.records import PART, TOKENISED, Tokens
 from qa_ray.settings import ReadingSettings
 from qa_ray.storage import use_s3
@@ -43,6 +44,7 @@ class AnswerDocuments:
     def __init__(self, settings: ActorSettings, tally: Any, attempts: Any):
         use_s3(**settings.storage)
         use_threads(settings.num_threads)
+        keep_memory()
         if open_checkpoint(settings.model).fingerprint != settings.model_fingerprint:
             raise ModelError(
                 f"model {settings.model!r}: this worker's copy differs from the driver's; install the same version of "
@@ -84,9 +86,8 @@ class AnswerDocuments:
         kept = table.drop_columns(TOKENISED.names)
         return pa.table([*kept.columns, *pa.table(rows, PART).columns], [*kept.column_names, *PART.names])
 
-    def _on_batch(self, num_windows: int) -> None:
-        self._tally.add_windows.remote(num_windows)
-        free_memory()
+    def _on_batch(self, size: BatchSize) -> None:
+        self._tally.add_batch.remote(*size)
 
     def _answers(
         self, documents: list[ReadableDocument], asked: list[list[dict]], rejects: list[list[dict]]

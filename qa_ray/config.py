@@ -82,10 +82,10 @@ class RunnerSettings(Section):
     """Where and how the model runs. Nothing here changes an answer, except dtype within its precision."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     forward: Literal["auto", "transformers"] = "auto"
     batch_tokens: PositiveInt | None = None
-    actors: PositiveInt | tuple[PositiveInt, PositiveInt] = 1
+    actors: Literal["auto"] | PositiveInt | tuple[PositiveInt, PositiveInt] = "auto"
     cpus_per_actor: PositiveInt | None = None
     gpus_per_actor: float | None = Field(default=None, gt=0)
 
@@ -96,8 +96,10 @@ class RunnerSettings(Section):
             actors = check(value)
         except ValidationError:
             actors = (2, 1)
-        if not isinstance(actors, int) and actors[0] > actors[1]:
-            raise PydanticCustomError("actors", "Input should be a number above 0, or fewest and most as in [1, 4]")
+        if isinstance(actors, tuple) and actors[0] > actors[1]:
+            raise PydanticCustomError(
+                "actors", "Input should be auto, a number above 0, or fewest and most as in [1, 4]"
+            )
         return actors
 
 

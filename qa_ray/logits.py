@@ -1,14 +1,16 @@
 """Windows -> start and end logits of whole documents: the model, and the only place of the answer path that runs one.
 
-Windows of all (document, question) pairs are sorted by length and batched under a token budget; each window's logits of
-the tokens that it owns are written into its document's. So what comes back is one start and one end logit for every
-token of a document, from the window that gives the token most context, and the null logits of every window.
+Windows of all (document, question) pairs are sorted by length and batched under a token budget, end to end; each
+window's logits of the tokens that it owns are written into its document's. So what comes back is one start and one end
+logit for every token of a document, from the window that gives the token most context, and the null logits of every
+window.
 
-Shapes: B windows of a batch, L tokens of its longest window, T tokens of a document, W windows of a document.
+Shapes: B windows of a batch, N tokens of all of them, L tokens of the longest, T tokens and W windows of a document (or
+of all pairs, end to end), P pieces.
 """
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -19,10 +21,13 @@ from transformers.utils import logging as transformers_logging
 
 from qa_ray.errors import ModelError
 from qa_ray.longformer import LongformerQA
+from qa_ray.packing import pack
 from qa_ray.records import Layout, Windows
 
 Forward = Literal["auto", "transformers"]
 
+# On a CPU more tokens would only hold more memory; the GPU's figure is a guess that no GPU has seen yet.
+BATCH_TOKENS = {"cpu": 2_048, "cuda": 65_536}
 # Batches of fewer different lengths: the CPU kernels keep something for every shape that they have seen.
 PAD_MULTIPLE = 16
 
@@ -35,6 +40,15 @@ class Pair(NamedTuple):
     windows: Windows
 
 
+class BatchSize(NamedTuple):
+    """What went through the model at once, and how many tokens might have."""
+
+    num_windows: int
+    num_tokens: int
+    num_computed: int  # tokens, with padding
+    batch_tokens: int
+
+
 class DocumentLogits(NamedTuple):
     """What the model says of one pair, in float32 on the model's device."""
 
@@ -45,17 +59,24 @@ class DocumentLogits(NamedTuple):
 
 
 class Model:
-    """A question-answering checkpoint on a device, ready for batches of windows.
+    """A question-answering checkpoint on a device, ready for batches of up to ``batch_tokens`` tokens.
 
     ``forward="auto"`` takes qa-ray's own exact forward pass for Longformer; ``"transformers"`` is the reference.
     """
 
-    def __init__(self, folder: str, *, device: str, dtype: str, forward: Forward = "auto"):
+    def __init__(
+        self, folder: str, *, device: str, dtype: str, forward: Forward = "auto", batch_tokens: int | None = None
+    ):
         transformers_logging.disable_progress_bar()
         self.device = torch.device(device)
-        model: Any = _load(folder, getattr(torch, dtype)).eval().to(self.device)
-        # No padding beyond the positions there are, of which some families lose as many as this.
-        self.max_tokens: int = model.config.max_position_embeddings - (model.config.pad_token_id or 0) - 1
+        self.batch_tokens = batch_tokens or BATCH_TOKENS[self.device.type]
+        model: Any = _load(folder, getattr(torch, find_dtype(dtype, device))).eval().to(self.device)
+        if self.device.type == "cpu":
+            pack(model.base_model)
+        # In float32: rounded to bfloat16, many of a window's logits would be equal.
+        model.qa_outputs.float().register_forward_pre_hook(lambda _, inputs: (inputs[0].float(),))
+        self._pad_id: int = model.config.pad_token_id or 0
+        self._max_tokens: int = model.config.max_position_embeddings - self._pad_id - 1
         takes = inspect.signature(model.forward).parameters
         self._takes_token_types = "token_type_ids" in takes and getattr(model.config, "type_vocab_size", 0) > 1
         self._takes_global_attention = "global_attention_mask" in takes
@@ -65,28 +86,54 @@ class Model:
 
     @torch.inference_mode()
     def __call__(
-        self, ids_BL: np.ndarray, lengths_B: np.ndarray, before_middle_B: np.ndarray, type_id: int
+        self, ids_N: np.ndarray, length_B: np.ndarray, before_middle_B: np.ndarray, type_id: int
     ) -> tuple[Tensor, Tensor]:
-        """Start and end logits [B, L] in float32.
+        """Start and end logits [N] in float32, of windows that lie end to end.
 
-        Window b has ``lengths_B[b]`` tokens, of which the first ``before_middle_B[b]`` (the first special token and the
+        Window b has ``length_B[b]`` tokens, of which the first ``before_middle_B[b]`` (the first special token and the
         question) attend globally where the family does that; the document's part has token type ``type_id``.
         """
-        ids_BL_, lengths_B_, before_B_ = (
-            torch.from_numpy(a).to(self.device, torch.long) for a in (ids_BL, lengths_B, before_middle_B)
-        )
         if isinstance(self._model, LongformerQA):
-            return self._model(ids_BL_, lengths_B_, before_B_)
-        position_L = torch.arange(ids_BL.shape[1], device=self.device)
-        real_BL = position_L < lengths_B_[:, None]
-        inputs = {"input_ids": ids_BL_, "attention_mask": real_BL.long()}
+            padded_N = np.append(ids_N, np.zeros(self.num_computed(length_B) - len(ids_N), ids_N.dtype))
+            start_N, end_N = self._model(self._tensor(padded_N), length_B.tolist(), before_middle_B.tolist())
+            return start_N[: len(ids_N)], end_N[: len(ids_N)]
+        position_L = np.arange(self.num_computed(length_B) // len(length_B))
+        real_BL = position_L < length_B[:, None]
+        ids_BL = np.full(real_BL.shape, self._pad_id)
+        ids_BL[real_BL] = ids_N
+        inputs = {"input_ids": ids_BL, "attention_mask": real_BL}
         if self._takes_global_attention:
-            inputs["global_attention_mask"] = (position_L < before_B_[:, None]).long()
+            inputs["global_attention_mask"] = position_L < before_middle_B[:, None]
         if self._takes_token_types:
             # The first separator still belongs to the question's segment.
-            inputs["token_type_ids"] = ((position_L > before_B_[:, None]) & real_BL).long() * type_id
-        output = self._model(**inputs)
-        return output.start_logits.float(), output.end_logits.float()
+            inputs["token_type_ids"] = ((position_L > before_middle_B[:, None]) & real_BL) * type_id
+        output = self._model(**{name: self._tensor(array) for name, array in inputs.items()})
+        real_BL_ = torch.from_numpy(real_BL).to(self.device)
+        return output.start_logits[real_BL_].float(), output.end_logits[real_BL_].float()
+
+    def num_computed(self, length_B: np.ndarray) -> int:
+        """How many tokens a batch of windows of these lengths has with its padding."""
+        if isinstance(self._model, LongformerQA):
+            return _rounded_up(int(length_B.sum()))
+        longest = int(length_B.max())
+        # No padding beyond the positions there are, of which some families lose as many as this.
+        return len(length_B) * max(longest, min(_rounded_up(longest), self._max_tokens))
+
+    def _tensor(self, array: np.ndarray) -> Tensor:
+        return torch.from_numpy(array).to(self.device, torch.long)
+
+
+def _rounded_up(num_tokens: int) -> int:
+    return -(-num_tokens // PAD_MULTIPLE) * PAD_MULTIPLE
+
+
+def find_dtype(dtype: str, device: str) -> str:
+    """``auto`` is bfloat16 where the device computes in it (every GPU since 2020), else float32."""
+    if dtype != "auto":
+        return dtype
+    native = {"avx512_bf16", "amx_bf16", "bf16"}  # the last one is ARM's
+    has_bfloat16 = device == "cuda" or any(torch.cpu.get_capabilities().get(name) for name in native)
+    return "bfloat16" if has_bfloat16 else "float32"
 
 
 def _load(folder: str, dtype: torch.dtype) -> torch.nn.Module:
@@ -108,66 +155,89 @@ def _load(folder: str, dtype: torch.dtype) -> torch.nn.Module:
 
 
 def logits(
-    model: Model,
-    layout: Layout,
-    pairs: Sequence[Pair],
-    batch_tokens: int,
-    on_batch: Callable[[int], object] = lambda num_windows: None,
+    model: Model, layout: Layout, pairs: Sequence[Pair], on_batch: Callable[[BatchSize], object] = lambda size: None
 ) -> list[DocumentLogits]:
-    """The logits of all pairs; no batch holds more than ``batch_tokens`` tokens, unless a single window does.
+    """The logits of all pairs; ``on_batch`` is told the size of each batch that is done.
 
-    ``on_batch`` is told the windows of each batch that is done.
+    No batch holds more than ``model.batch_tokens`` tokens, unless a single window does. A batch that does not fit into
+    the device's memory halves that number, for good.
     """
-    results = [_empty(pair, model.device) for pair in pairs]
-    for batch in _batches(layout, pairs, batch_tokens):
-        ids_BL, lengths_B, offset_B = _assemble(layout, pairs, batch, model.max_tokens)
-        before_middle_B = offset_B - len(layout.middle)
-        start_BL, end_BL = model(ids_BL, lengths_B, before_middle_B, layout.document_type_id)
-        for row, (p, w) in enumerate(batch):
-            windows, result = pairs[p].windows, results[p]
-            own = slice(int(windows.own_start_W[w]), int(windows.own_stop_W[w]))
-            shift = int(offset_B[row]) - int(windows.start_W[w])
-            result.start_T[own] = start_BL[row, own.start + shift : own.stop + shift]
-            result.end_T[own] = end_BL[row, own.start + shift : own.stop + shift]
-            result.null_start_W[w], result.null_end_W[w] = start_BL[row, 0], end_BL[row, 0]
-        on_batch(len(batch))
-    return results
-
-
-def _empty(pair: Pair, device: torch.device) -> DocumentLogits:
-    num_tokens, num_windows = len(pair.document_ids_T), len(pair.windows)
-    return DocumentLogits(*(torch.empty(n, device=device) for n in (num_tokens, num_tokens, num_windows, num_windows)))
-
-
-def _batches(layout: Layout, pairs: Sequence[Pair], batch_tokens: int) -> Iterator[list[tuple[int, int]]]:
-    """Batches of (pair, window), longest windows first, so that neighbours are of nearly equal length."""
-    lengths = np.concatenate(
-        [layout.num_special_tokens + len(p.question_ids) + p.windows.stop_W - p.windows.start_W for p in pairs]
-    )
-    pair_of = np.repeat(np.arange(len(pairs)), [len(pair.windows) for pair in pairs])
-    window_of = np.concatenate([np.arange(len(pair.windows)) for pair in pairs])
-    order = np.argsort(-lengths, kind="stable")
+    table = _table(layout, pairs)
+    tokens = [torch.empty(int(table.own_stop_W[-1]), device=model.device) for _ in range(2)]
+    nulls = [torch.empty(len(table.length_W), device=model.device) for _ in range(2)]
+    order = np.argsort(-table.length_W, kind="stable")  # longest first, so that neighbours are of nearly equal length
     first = 0
     while first < len(order):
-        rows = order[first : first + max(1, batch_tokens // int(lengths[order[first]]))]
-        yield list(zip(pair_of[rows].tolist(), window_of[rows].tolist(), strict=True))
-        first += len(rows)
+        batch_B = order[first : first + max(1, model.batch_tokens // int(table.length_W[order[first]]))]
+        length_B = table.length_W[batch_B]
+        try:
+            found = model(table.ids(batch_B), length_B, table.before_middle_W[batch_B], layout.document_type_id)
+        except torch.OutOfMemoryError:
+            if len(batch_B) == 1:
+                raise
+            model.batch_tokens = int(length_B.sum()) // 2
+            continue
+        start_B = np.cumsum(length_B) - length_B  # of each window in the batch
+        num_own_B = table.own_stop_W[batch_B] - table.own_start_W[batch_B]
+        own_N = _ranges(start_B + table.own_offset_W[batch_B], num_own_B)
+        own_T = _ranges(table.own_start_W[batch_B], num_own_B)
+        own_N, own_T, start_B, batch_B = (
+            torch.from_numpy(a).to(model.device) for a in (own_N, own_T, start_B, batch_B)
+        )
+        for logits_N, logits_T, null_logits_W in zip(found, tokens, nulls, strict=True):
+            logits_T[own_T], null_logits_W[batch_B] = logits_N[own_N], logits_N[start_B]
+        on_batch(BatchSize(len(length_B), int(length_B.sum()), model.num_computed(length_B), model.batch_tokens))
+        first += len(length_B)
+    num_tokens, num_windows = [len(pair.document_ids_T) for pair in pairs], [len(pair.windows) for pair in pairs]
+    columns = [*(all_T.split(num_tokens) for all_T in tokens), *(all_W.split(num_windows) for all_W in nulls)]
+    return [DocumentLogits(*row) for row in zip(*columns, strict=True)]
 
 
-def _assemble(
-    layout: Layout, pairs: Sequence[Pair], batch: list[tuple[int, int]], max_tokens: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Input ids [B, L], their lengths, and where the document's part begins in each."""
-    windows = [
-        np.concatenate([layout.prefix, pairs[p].question_ids, layout.middle, document_part, layout.suffix])
-        for p, w in batch
-        for document_part in [pairs[p].document_ids_T[pairs[p].windows.start_W[w] : pairs[p].windows.stop_W[w]]]
-    ]
-    lengths_B = np.array([len(window) for window in windows])
-    longest = int(lengths_B.max())
-    rounded = -(-longest // PAD_MULTIPLE) * PAD_MULTIPLE
-    ids_BL = np.full((len(batch), max(longest, min(rounded, max_tokens))), layout.pad_id, dtype=np.int64)
-    for row, window in enumerate(windows):
-        ids_BL[row, : len(window)] = window
-    offset_B = np.array([len(layout.prefix) + len(pairs[p].question_ids) + len(layout.middle) for p, _ in batch])
-    return ids_BL, lengths_B, offset_B
+class _Table(NamedTuple):
+    """All windows of all pairs. The input of each is three pieces of ``source``: all before the document's part, that
+    part, and the special tokens behind it.
+    """
+
+    source: np.ndarray  # token ids: of all documents, of what stands before each, of what stands behind all
+    piece_start_W3: np.ndarray
+    piece_length_W3: np.ndarray
+    length_W: np.ndarray
+    before_middle_W: np.ndarray
+    own_start_W: np.ndarray  # in the tokens of all pairs, end to end
+    own_stop_W: np.ndarray
+    own_offset_W: np.ndarray  # of the first own token in the window
+
+    def ids(self, windows_B: np.ndarray) -> np.ndarray:
+        """The input ids of these windows, end to end."""
+        return self.source[_ranges(self.piece_start_W3[windows_B].ravel(), self.piece_length_W3[windows_B].ravel())]
+
+
+def _table(layout: Layout, pairs: Sequence[Pair]) -> _Table:
+    documents = [pair.document_ids_T for pair in pairs]
+    heads = [np.concatenate([layout.prefix, pair.question_ids, layout.middle]) for pair in pairs]
+    pieces = [*documents, *heads, np.array(layout.suffix)]
+    start_P = np.cumsum([0, *map(len, pieces)])
+    pair_W = np.repeat(np.arange(len(pairs)), [len(pair.windows) for pair in pairs])
+    windows = Windows(*map(np.concatenate, zip(*(pair.windows for pair in pairs), strict=True)))
+    document_W, head_W = start_P[pair_W], start_P[len(pairs) + pair_W]
+    head_length_W = start_P[len(pairs) + pair_W + 1] - head_W
+    suffix_W = np.full_like(pair_W, start_P[-2])
+    piece_start_W3 = np.stack([head_W, document_W + windows.start_W, suffix_W], axis=1)
+    suffix_length_W = np.full_like(pair_W, len(layout.suffix))
+    piece_length_W3 = np.stack([head_length_W, windows.stop_W - windows.start_W, suffix_length_W], axis=1)
+    return _Table(
+        source=np.concatenate(pieces, dtype=np.int32, casting="same_kind"),
+        piece_start_W3=piece_start_W3,
+        piece_length_W3=piece_length_W3,
+        length_W=piece_length_W3.sum(axis=1),
+        before_middle_W=head_length_W - len(layout.middle),
+        own_start_W=document_W + windows.own_start_W,
+        own_stop_W=document_W + windows.own_stop_W,
+        own_offset_W=head_length_W + windows.own_start_W - windows.start_W,
+    )
+
+
+def _ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """The numbers from each start on, as many as its length, one range behind the other."""
+    stops = np.cumsum(lengths)
+    return np.arange(stops[-1]) + np.repeat(starts - stops + lengths, lengths)

@@ -1,10 +1,11 @@
 """Longformer question answering, exact: transformers' weights, modules and logits, another way to attend.
 
 transformers pads every batch to a multiple of the attention window and moves the scores through several padded copies
-of the band. Here the band is a loop over blocks of queries: a block attends, in one scaled_dot_product_attention
-call, to the global tokens and to the tokens within reach of the block. As the global tokens are the first tokens of
-the window (CLS and the question), the keys of a block are the prefix [0, G) and a slice, with no token in both, and a
-window no longer than a block is dense attention with a mask.
+of the band. Here the windows of a batch lie end to end, without padding: what works token by token (projections,
+feed-forward, norms) sees one long row, and attention is a loop over blocks of queries. A block attends, in one
+scaled_dot_product_attention call, to the global tokens of its window and to the tokens within reach of the block. As
+the global tokens are the first tokens of the window (CLS and the question), the keys of a block are the prefix [0, G)
+and a slice, with no token in both; a short window is one block of dense attention without a mask.
 
 Two more savings of operations were tried (6 layers, 384 wide, two CPU cores, windows of 170 to 4,096 tokens) and left
 out. One product for all five projections is between 9 % slower and 5 % faster, and five keep the parameters those of
@@ -14,31 +15,36 @@ token needs global keys and values, is 3 % slower to 10 % faster in float32 and 
 Beltagy et al. 2020, "Longformer: The Long-Document Transformer", section 3. The details follow
 transformers.models.longformer.modeling_longformer.
 
-Shapes: B windows, T tokens, D width, H heads, E width of a head, G most global tokens of a window in the batch,
-Q queries of a block, K keys of a block.
+Shapes: B windows, N tokens of all windows, D width, H heads, E width of a head, Q queries of a block, K keys of a
+block.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
+from functools import cache
 from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear, scaled_dot_product_attention
+from torch.nn.functional import linear, pad, scaled_dot_product_attention
 
 if TYPE_CHECKING:
     from transformers import LongformerForQuestionAnswering, LongformerModel
     from transformers.models.longformer.modeling_longformer import LongformerLayer, LongformerSelfAttention
 
 # A block of Q queries computes Q + 2 w scores a query where 2 w + 1 are needed, so fewer is less work, but the CPU
-# kernel is slower with under 192 queries. With w = 256, T = 4096 in float32: 128 took 3 % longer, 512 took 13 %.
-BLOCK_TOKENS = 256
+# kernel is slower with under 192 queries. With w = 256 and 4,096 tokens in float32: 128 took 3 % longer, 512 took 13 %.
+BLOCK_TOKENS = 128
+# So many tokens at a time: what is in between is then four times as wide, and stays in the cache.
+FEED_FORWARD_TOKENS = 1024
+# Blocks of few different shapes: the bfloat16 kernels are compiled for each, which takes time and memory.
+FILL_MULTIPLE = 32
 
 
 class LongformerQA(nn.Module):
-    """Start and end logits of right-padded windows whose first tokens attend globally.
+    """Start and end logits of windows whose first tokens attend globally.
 
     The parameters, their names and the dropouts are those of the transformers model, which is changed when this is
     trained, moved or cast: its save_pretrained saves what was trained here.
@@ -56,117 +62,152 @@ class LongformerQA(nn.Module):
     def from_transformers(cls, model: LongformerForQuestionAnswering) -> LongformerQA:
         return cls(model.longformer, model.qa_outputs)
 
-    def forward(self, input_ids_BT: Tensor, lengths_B: Tensor, num_global_B: Tensor) -> tuple[Tensor, Tensor]:
-        """start_logits_BT and end_logits_BT, float32; those of padding mean nothing.
+    def forward(
+        self, input_ids_N: Tensor, lengths_B: Sequence[int], num_global_B: Sequence[int]
+    ) -> tuple[Tensor, Tensor]:
+        """start_logits_N and end_logits_N, float32, of windows that lie end to end.
 
         Window b has lengths_B[b] tokens, of which the first num_global_B[b] attend to all and are attended by all.
-        T need not be a multiple of anything. All on the device of the weights; reads two numbers back from it.
+        Tokens behind the last window are padding; their logits mean nothing.
         """
-        num_tokens = input_ids_BT.shape[1]
-        if num_tokens > self.max_tokens:
+        if max(lengths_B) > self.max_tokens:
             raise ValueError(
-                f"a window has {num_tokens} tokens, the model has positions for {self.max_tokens}; shorten the windows"
+                f"a window has {max(lengths_B)} tokens, the model has positions for {self.max_tokens}; "
+                "shorten the windows"
             )
-        x_BTD = self.longformer.embeddings(input_ids_BT)
+        embeddings = self.longformer.embeddings
+        num_padding = len(input_ids_N) - sum(lengths_B)
+        position_N = torch.cat([torch.arange(length) for length in (*lengths_B, num_padding)]) + embeddings.padding_idx
+        position_N = (position_N + 1).to(input_ids_N.device)
+        x_ND = embeddings(input_ids_N[None], position_ids=position_N[None])[0]
         layers = cast("list[LongformerLayer]", self.longformer.encoder.layer)
         reaches = {layer.attention.self.one_sided_attn_window_size for layer in layers}
-        views = _views(lengths_B, num_global_B, num_tokens, reaches, x_BTD.dtype)
+        blocks = {reach: _blocks(lengths_B, num_global_B, reach, x_ND) for reach in reaches}
         for layer in layers:
-            view = views[layer.attention.self.one_sided_attn_window_size]
-            x_BTD = layer.attention.output(_attend(layer.attention.self, x_BTD, view), x_BTD)
-            x_BTD = layer.ff_chunk(x_BTD)
+            own_blocks = blocks[layer.attention.self.one_sided_attn_window_size]
+            x_ND = layer.attention.output(_attend(layer.attention.self, x_ND, own_blocks), x_ND)
+            x_ND = torch.cat([layer.ff_chunk(some) for some in x_ND.split(FEED_FORWARD_TOKENS)])
         # In float32: rounded to bfloat16, many of a window's logits would be equal.
-        logits_BT2 = linear(x_BTD.float(), self.qa_outputs.weight.float(), self.qa_outputs.bias.float())
-        start_logits_BT, end_logits_BT = logits_BT2.unbind(-1)
-        return start_logits_BT, end_logits_BT
+        logits_N2 = linear(x_ND.float(), self.qa_outputs.weight.float(), self.qa_outputs.bias.float())
+        start_logits_N, end_logits_N = logits_N2.unbind(-1)
+        return start_logits_N, end_logits_N
 
 
 class _Block(NamedTuple):
-    """Some neighbouring queries, and the keys that they see: the first num_prefix tokens, then those within reach."""
+    """Neighbouring queries, and the keys that they see: some of the window's global tokens, and those within reach.
+
+    Behind the last query and the last key may stand others, to fill up: the mask hides them, or nobody looks.
+    """
 
     queries: slice
-    num_prefix: int
-    near: slice
-    mask: Tensor | None = None  # [B, 1, Q, K]
+    num_queries: int  # without those that fill up
+    global_keys: slice
+    near_keys: slice
+    mask_QK: Tensor | None = None  # added to the scores; None hides nothing
 
-    def keys(self, x_TE: Tensor) -> Tensor:
-        """The rows of x that are keys, [..., T, E] -> [..., K, E]: a view where that can be."""
-        near_KE = x_TE[..., self.near, :]
-        return torch.cat([x_TE[..., : self.num_prefix, :], near_KE], dim=-2) if self.num_prefix else near_KE
-
-
-class _View(NamedTuple):
-    """Who sees whom, for layers of one reach. Masks are added to the scores; None hides nothing."""
-
-    is_global: Tensor  # [B, G, 1]
-    padding_mask: Tensor | None  # [B, 1, 1, T]
-    blocks: list[_Block]
+    def keys(self, x_HNE: Tensor) -> Tensor:
+        """The rows of x that are keys: a view where that can be."""
+        if self.global_keys.stop == self.near_keys.start:
+            return x_HNE[:, self.global_keys.start : self.near_keys.stop]
+        return torch.cat([x_HNE[:, self.global_keys], x_HNE[:, self.near_keys]], dim=1)
 
 
-def _views(
-    lengths_B: Tensor, num_global_B: Tensor, num_tokens: int, reaches: set[int], dtype: torch.dtype
-) -> dict[int, _View]:
-    """The view for every reach: how far a local query sees on either side, attention_window / 2."""
-    position_T = torch.arange(num_tokens, device=lengths_B.device)
-    is_real_BT = position_T < lengths_B[:, None]
-    is_global_BT = position_T < num_global_B[:, None]
-    # The only wait for the device. At least one global row (which nothing need use), so that no tensor is empty.
-    min_length, max_global = torch.stack([lengths_B.min(), num_global_B.max().clamp(min=1)]).tolist()
-    is_padded = min_length < num_tokens
+class _Blocks(NamedTuple):
+    """Who sees whom in the windows of a batch, for layers of one reach."""
 
-    def masked(block: _Block, reach: int) -> _Block:
-        if not is_padded and num_tokens <= reach + 1:
-            return block
-        key_K = block.keys(position_T[:, None]).flatten()
-        is_near_QK = (position_T[block.queries, None] - key_K).abs() <= reach
-        is_seen_BQK = is_global_BT[:, None, key_K] | (is_real_BT[:, None, key_K] & is_near_QK)
-        return block._replace(mask=_mask(is_seen_BQK, dtype)[:, None])
+    of_globals: list[_Block]  # one a window; their queries are counted among all global tokens
+    of_locals: list[list[_Block]]
 
-    return {
-        reach: _View(
-            is_global=is_global_BT[:, :max_global, None],
-            padding_mask=_mask(is_real_BT, dtype)[:, None, None] if is_padded else None,
-            blocks=[masked(block, reach) for block in _blocks(num_tokens, max_global, reach)],
+
+def _blocks(lengths_B: Sequence[int], num_global_B: Sequence[int], reach: int, like: Tensor) -> _Blocks:
+    """``reach`` is how far a local query sees on either side, attention_window / 2."""
+    multiple = FILL_MULTIPLE if _is_by_hand(like) else 1
+
+    @cache  # most blocks of a batch are alike
+    def mask_QK(num_queries: int, num_global: int, near_start: int, near_stop: int, reach: int) -> Tensor | None:
+        """For queries [0, num_queries) and keys [near_start, near_stop) behind the global ones, which all see."""
+        num_more = -(num_global + near_stop - near_start) % multiple
+        if not num_more and max(num_queries - near_start, near_stop) <= reach + 1:
+            return None
+        query_Q = torch.arange(num_queries + -num_queries % multiple, device=like.device)
+        key_K = torch.arange(near_start, near_stop + num_more, device=like.device)
+        is_hidden_QK = ((query_Q[:, None] - key_K).abs() > reach) | (key_K >= near_stop)
+        # Not bool: the CPU kernel would convert it at every call.
+        mask_QK = like.new_zeros(len(query_Q), num_global + len(key_K))
+        mask_QK[:, num_global:].masked_fill_(is_hidden_QK, torch.finfo(like.dtype).min)
+        return mask_QK
+
+    def block(window: int, start: int, stop: int, num_global: int, near: tuple[int, int], reach: int) -> _Block:
+        """Queries [start, stop) of the window that begins with this token of all."""
+        num_more = -(num_global + near[1] - near[0]) % multiple
+        return _Block(
+            queries=slice(window + start, window + stop + (start - stop) % multiple),
+            num_queries=stop - start,
+            global_keys=slice(window, window + num_global),
+            near_keys=slice(window + near[0], window + near[1] + num_more),
+            mask_QK=mask_QK(stop - start, num_global, near[0] - start, near[1] - start, reach),
         )
-        for reach in reaches
-    }
+
+    blocks = _Blocks([], [])
+    first = first_global = 0
+    for length, num_global in zip(lengths_B, num_global_B, strict=True):
+        of_globals = block(first, 0, num_global, 0, (0, length), length)
+        queries = slice(first_global, first_global + of_globals.queries.stop - first)
+        blocks.of_globals.append(of_globals._replace(queries=queries))
+        blocks.of_locals.append(
+            [
+                block(
+                    first, start, stop, num_global, (max(num_global, start - reach), min(stop + reach, length)), reach
+                )
+                for start, stop in pairwise([*range(num_global, length, BLOCK_TOKENS), length])
+            ]
+        )
+        first, first_global = first + length, first_global + num_global
+    return blocks
 
 
-def _blocks(num_tokens: int, num_global: int, reach: int) -> Iterator[_Block]:
-    """The global tokens as a block of their own, for the windows that have fewer of them; then the others."""
-    starts = [0, *range(num_global, num_tokens, BLOCK_TOKENS), num_tokens]
-    for start, stop in pairwise(starts):
-        first, last = start - reach, min(stop + reach, num_tokens)
-        is_apart = first > num_global  # from the global tokens; else they and the near ones are one slice
-        yield _Block(slice(start, stop), num_global if is_apart else 0, slice(first if is_apart else 0, last))
-
-
-def _mask(is_seen: Tensor, dtype: torch.dtype) -> Tensor:
-    # Not -inf: a padding query that sees nothing then gets a mean, not NaN, which the next layer would spread.
-    # Not bool: the CPU kernel would convert it at every call.
-    return torch.zeros_like(is_seen, dtype=dtype).masked_fill_(~is_seen, torch.finfo(dtype).min)
-
-
-def _attend(attention: LongformerSelfAttention, x_BTD: Tensor, view: _View) -> Tensor:
-    """Self-attention before its output projection, [B, T, D]."""
+def _attend(attention: LongformerSelfAttention, x_ND: Tensor, blocks: _Blocks) -> Tensor:
+    """Self-attention before its output projection, [N, D]."""
     dropout = attention.dropout if attention.training else 0.0
 
-    def heads(projection: nn.Linear, x_BTD: Tensor) -> Tensor:
-        return projection(x_BTD).unflatten(-1, (attention.num_heads, attention.head_dim)).transpose(1, 2)
+    def heads(projection: nn.Linear, x_ND: Tensor) -> Tensor:
+        x_HNE = projection(x_ND).unflatten(-1, (-1, attention.head_dim)).transpose(0, 1)
+        return pad(x_HNE, (0, 0, 0, FILL_MULTIPLE)).contiguous()  # the last block is filled up, too
 
-    def attended(q_BHQE: Tensor, k_BHKE: Tensor, v_BHKE: Tensor, mask: Tensor | None) -> Tensor:
-        out_BHQE = scaled_dot_product_attention(q_BHQE, k_BHKE, v_BHKE, mask, dropout)
-        return out_BHQE.transpose(1, 2).flatten(2)
+    def attended(block: _Block, q_HNE: Tensor, k_HNE: Tensor, v_HNE: Tensor) -> Tensor:
+        q_HQE, k_HKE, v_HKE = q_HNE[:, block.queries], block.keys(k_HNE), block.keys(v_HNE)
+        out_HQE = _softmax_attention(q_HQE, k_HKE, v_HKE, block.mask_QK, dropout)
+        return out_HQE[:, : block.num_queries].transpose(0, 1)
 
-    q_BHTE, k_BHTE, v_BHTE = (heads(p, x_BTD) for p in (attention.query, attention.key, attention.value))
-    prefix_BGD, *rest_BQD = (
-        attended(q_BHTE[:, :, block.queries], block.keys(k_BHTE), block.keys(v_BHTE), block.mask)
-        for block in view.blocks
+    global_x_GD = torch.cat([x_ND[b.near_keys.start : b.near_keys.start + b.num_queries] for b in blocks.of_globals])
+    global_qkv = (
+        heads(attention.query_global, global_x_GD),
+        heads(attention.key_global, x_ND),
+        heads(attention.value_global, x_ND),
     )
-    global_BGD = attended(
-        heads(attention.query_global, x_BTD[:, : prefix_BGD.shape[1]]),
-        heads(attention.key_global, x_BTD),
-        heads(attention.value_global, x_BTD),
-        view.padding_mask,
-    )
-    return torch.cat([torch.where(view.is_global, global_BGD, prefix_BGD), *rest_BQD], dim=1)
+    local_qkv = [heads(projection, x_ND) for projection in (attention.query, attention.key, attention.value)]
+    out_QHE: list[Tensor] = []
+    for of_globals, of_locals in zip(*blocks, strict=True):
+        out_QHE += [attended(of_globals, *global_qkv)] if of_globals.num_queries else []
+        out_QHE += [attended(block, *local_qkv) for block in of_locals]
+    out_ND = torch.cat(out_QHE).flatten(1)
+    return pad(out_ND, (0, 0, 0, len(x_ND) - len(out_ND)))
+
+
+def _is_by_hand(x: Tensor) -> bool:
+    """On a CPU, where nothing is to be learnt, attention's three products one by one are faster than the fused kernel.
+
+    By 1.2 to 2 times in float32, 1.5 to 2.2 in bfloat16 (windows of 170 to 4,096 tokens, heads of 32 and 64).
+    """
+    return x.is_cpu and not torch.is_grad_enabled()
+
+
+def _softmax_attention(q_HQE: Tensor, k_HKE: Tensor, v_HKE: Tensor, mask_QK: Tensor | None, dropout: float) -> Tensor:
+    """Softmax(q kᵀ / √E + mask) v, [H, Q, E]."""
+    if not _is_by_hand(q_HQE):
+        return scaled_dot_product_attention(q_HQE[None], k_HKE[None], v_HKE[None], mask_QK, dropout)[0]
+    scores_HQK = torch.bmm(q_HQE * q_HQE.shape[-1] ** -0.5, k_HKE.mT)
+    if mask_QK is not None:
+        scores_HQK += mask_QK
+    torch.softmax(scores_HQK, dim=-1, out=scores_HQK)
+    return torch.bmm(scores_HQK, v_HKE)

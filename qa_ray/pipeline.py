@@ -92,7 +92,7 @@ def answer_rest(plan: Plan, output: Output, finished: np.ndarray) -> dict[str, A
     facts: dict[str, Any] = {"windows_this_run": 0}
     if files := unfinished_files(plan.documents, finished):
         with logged_to(join(plan.output, "run.log")), ray_started():
-            facts = run(plan, output, find_resources(plan.config), files, finished)
+            facts = run(plan, output, find_resources(plan.config, plan.num_windows), files, finished)
     return facts | {"seconds": round(time.time() - started, 1)}
 
 
@@ -103,7 +103,7 @@ def check_job(config: AnswerConfig) -> tuple[Plan, Output, Resources]:
     output = look(plan.output, plan.identity)
     check_writable(plan.output)
     with ray_started():
-        return plan, output, find_resources(config)
+        return plan, output, find_resources(config, plan.num_windows)
 
 
 def run(plan: Plan, output: Output, resources: Resources, files: list[str], finished: np.ndarray) -> dict[str, Any]:
@@ -151,6 +151,8 @@ def run(plan: Plan, output: Output, resources: Resources, files: list[str], fini
     driver_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return {
         "windows_this_run": counts.windows,
+        "padding_fraction": round(counts.padding_fraction, 4),
+        "batch_tokens": counts.batch_tokens,
         "resources": asdict(resources),
         "peak_memory_mb": {"driver": driver_bytes // 2**20, "actor": counts.peak_actor_bytes // 2**20},
     }
@@ -193,7 +195,7 @@ def actor_settings(plan: Plan, resources: Resources) -> ActorSettings:
         id_column=plan.documents.id_column,
         reading=plan.settings,
         device=resources.device,
-        dtype=runner.dtype,
+        dtype=resources.dtype,
         forward=runner.forward,
         batch_tokens=runner.batch_tokens,
         num_threads=resources.cpus_per_actor,

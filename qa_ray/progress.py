@@ -28,8 +28,16 @@ class Counts:
 
     documents: int = 0
     windows: int = 0
+    tokens: int = 0
+    computed_tokens: int = 0  # with padding
     rejects: int = 0
     peak_actor_bytes: int = 0
+    batch_tokens: int = 0  # the fewest that an actor takes at a time, since more did not fit
+
+    @property
+    def padding_fraction(self) -> float:
+        """The share of padding among the tokens that went through the model."""
+        return 1 - self.tokens / self.computed_tokens if self.computed_tokens else 0.0
 
 
 class Tally:
@@ -41,9 +49,12 @@ class Tally:
         self._reasons: Counter[str] = Counter()
         self._last_detail = ""
 
-    def add_windows(self, windows: int) -> None:
-        """Notes a batch that went through the model."""
+    def add_batch(self, windows: int, tokens: int, computed_tokens: int, batch_tokens: int) -> None:
+        """Notes a batch that went through the model: the fields of logits.BatchSize."""
         self._counts.windows += windows
+        self._counts.tokens += tokens
+        self._counts.computed_tokens += computed_tokens
+        self._counts.batch_tokens = min(self._counts.batch_tokens or batch_tokens, batch_tokens)
 
     def add_block(self, documents: int, rejects: list[dict[str, Any]], peak_bytes: int) -> None:
         """Notes a finished block; ``rejects`` have the fields of records.REJECT."""

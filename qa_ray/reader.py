@@ -17,7 +17,7 @@ from qa_ray.answers import Candidate, answer, candidates
 from qa_ray.checkpoints import open_checkpoint
 from qa_ray.documents import FAULTS, text_fault
 from qa_ray.errors import ConfigError, InputError
-from qa_ray.logits import DocumentLogits, Forward, Model, Pair, logits
+from qa_ray.logits import BatchSize, DocumentLogits, Forward, Model, Pair, logits
 from qa_ray.records import Ranking, Tokens
 from qa_ray.settings import ReadingSettings, settle
 from qa_ray.spans import log_normaliser, rank_logits, spans
@@ -26,8 +26,6 @@ from qa_ray.windows import windows
 
 # Logits of this many (token, question) pairs are held at a time: 8 bytes each, 64 MB, however long the document.
 MAX_HELD_TOKENS = 8_000_000
-# On a CPU more tokens would only hold more memory; the GPU's figure is a guess that no GPU has seen yet.
-BATCH_TOKENS = {"cpu": 2_048, "cuda": 65_536}
 
 
 class ReadableDocument(NamedTuple):
@@ -59,7 +57,7 @@ class Reader:
         model: str = "default",
         *,
         device: str = "auto",
-        dtype: str = "float32",
+        dtype: str = "auto",
         forward: Forward = "auto",
         batch_tokens: int | None = None,
         max_tokens: int | None = None,
@@ -85,9 +83,9 @@ class Reader:
             no_answer_threshold=no_answer_threshold,
             temperature=temperature,
         )
-        device = find_device(device)
-        self.model = Model(checkpoint.folder, device=device, dtype=dtype, forward=forward)
-        self._batch_tokens = batch_tokens or BATCH_TOKENS[device]
+        self.model = Model(
+            checkpoint.folder, device=find_device(device), dtype=dtype, forward=forward, batch_tokens=batch_tokens
+        )
 
     def answer(self, question: str | Sequence[str], document: str | Sequence[str], top_k: int = 1) -> Any:
         """The best answer as ``{"score", "start", "end", "answer"}``; with ``top_k`` > 1 a list of them, best first.
@@ -120,17 +118,17 @@ class Reader:
         self,
         documents: Sequence[ReadableDocument],
         settings: ReadingSettings | None = None,
-        on_batch: Callable[[int], object] = lambda num_windows: None,
+        on_batch: Callable[[BatchSize], object] = lambda size: None,
     ) -> list[list[dict[str, Any]]]:
         """For each document, for each of its questions, the fields of records.ANSWER that the model decides.
 
-        ``on_batch`` is told the windows of each batch that is done.
+        ``on_batch`` is told the size of each batch that is done.
         """
         settings = settings or self.settings
         results: list[list[dict[str, Any]]] = [[] for _ in documents]
         for group in _groups(documents):
             pairs = [self.pair(documents[d], question, settings) for d, question in group]
-            found = logits(self.model, self.layout, pairs, self._batch_tokens, on_batch)
+            found = logits(self.model, self.layout, pairs, on_batch)
             for (d, _), pair, pair_logits in zip(group, pairs, found, strict=True):
                 fields = answer_pair(documents[d], pair, pair_logits, settings)
                 results[d].append(fields | {"num_windows": len(pair.windows)})
@@ -231,10 +229,13 @@ def _as_pipeline(found: dict[str, Any], top_k: int) -> Any:
     return best[0] if top_k == 1 else best
 
 
-def free_memory() -> None:
-    """Gives memory that was freed back to the system: the C library keeps it, in pieces that fit no other batch."""
+def keep_memory() -> None:
+    """Lets this process keep memory that it has freed: most of the time of a copy goes into asking for new pages."""
+    no_mmap, trim_threshold = -4, -1  # M_MMAP_MAX, M_TRIM_THRESHOLD of malloc.h
     with suppress(OSError, AttributeError):  # only glibc has it
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
+        c_library = ctypes.CDLL("libc.so.6")
+        c_library.mallopt(no_mmap, 0)
+        c_library.mallopt(trim_threshold, 2**31 - 1)
 
 
 def use_threads(num_threads: int) -> None:

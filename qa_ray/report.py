@@ -26,7 +26,9 @@ def show_plan(plan: Plan, output: Output, resources: Resources, console: Console
     if resources.min_actors < resources.max_actors:
         actors = f"{resources.min_actors} to {resources.max_actors}"
     gpus = f" and {resources.gpus_per_actor} GPUs" if resources.device == "cuda" else ""
-    table.add_row("actors", f"{actors} on {resources.device}, each {resources.cpus_per_actor} CPUs{gpus}")
+    table.add_row(
+        "actors", f"{actors} on {resources.device} in {resources.dtype}, each {resources.cpus_per_actor} CPUs{gpus}"
+    )
     console.print(table)
     console.print("all checks passed; nothing was run")
 

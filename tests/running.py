@@ -39,7 +39,7 @@ def write_job(
         for i, file in enumerate(files if isinstance(files, tuple) else (files,)):
             write_file(folder / name / f"part-{i}.parquet", file, row_group_size)
     places = {name: str(folder / name) for name in ("documents", "questions", "output")}
-    runner = {"device": "cpu", "cpus_per_actor": 1}
+    runner = {"device": "cpu", "dtype": "float32", "actors": 1, "cpus_per_actor": 1}
     return check_config(AnswerConfig, {**places, "model": model, "runner": runner, **settings}, "test")
 
 

@@ -40,7 +40,7 @@ from qa_ray.plan import make_plan
 pytestmark = pytest.mark.slow
 
 NUM_DOCUMENTS = 60
-RUNNER = {"device": "cpu", "cpus_per_actor": 1}
+RUNNER = {"device": "cpu", "dtype": "float32", "actors": 1, "cpus_per_actor": 1}
 SLOWLY = RUNNER | {"actors": 2, "batch_tokens": 1}
 QUESTIONS = [{"question_id": f"q{i}", "question": text} for i, text in enumerate(("Who built it?", "它在哪里？"))]
 PAIRS = [(f"d{i:02}", f"q{q}") for i in range(NUM_DOCUMENTS) for q in range(2)]

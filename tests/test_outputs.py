@@ -36,7 +36,11 @@ def test_an_output_with_another_run_is_refused_and_the_difference_named(tmp_path
 def test_the_same_tables_elsewhere_on_other_actors_are_the_same_run(tmp_path: Path, models):
     config = write_job(tmp_path / "here", models["bert"])
     shutil.copytree(tmp_path / "here", tmp_path / "there")
-    moved = changed(config, documents=str(tmp_path / "there" / "documents"), runner={"device": "cpu", "actors": 2})
+    moved = changed(
+        config,
+        documents=str(tmp_path / "there" / "documents"),
+        runner={"device": "cpu", "dtype": "float32", "actors": 2},
+    )
     assert make_plan(moved).identity == make_plan(config).identity
 
 

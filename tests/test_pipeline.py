@@ -37,7 +37,7 @@ from qa_ray.plan import make_plan
 from qa_ray.records import PART
 
 NUM_DOCUMENTS = 40
-RUNNER = {"device": "cpu", "cpus_per_actor": 1}
+RUNNER = {"device": "cpu", "dtype": "float32", "actors": 1, "cpus_per_actor": 1}
 SLOWLY = RUNNER | {"batch_tokens": 1}  # one window at a time
 
 

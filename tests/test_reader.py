@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -13,6 +15,10 @@ from qa_ray.records import Ranking
 
 DOCUMENT = (TEXT + "A literal </s> [SEP] <mask> stands here 😀. ") * 4
 QUESTIONS = ["Who built the lighthouse?", "它在哪里？", "When was the agreement signed, and by whom, and why?"]
+
+
+def float32_reader(folder: str, **settings: Any) -> Reader:
+    return Reader(folder, dtype="float32", **settings)
 
 
 def each_window_alone(folder: str, question: str, max_tokens: int, overlap: int) -> list[dict]:
@@ -50,10 +56,10 @@ def readable(reader: Reader, *questions: str, document: str = DOCUMENT) -> Reada
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("forward", ["auto", "transformers"])
 def test_logits_equal_transformers_on_each_window_alone(models: dict[str, str], family: str, forward):
-    reader = Reader(models[family], forward=forward)
+    reader = float32_reader(models[family], forward=forward, batch_tokens=700)
     document = readable(reader, *QUESTIONS)
     pairs = [reader.pair(document, question, reader.settings) for question in document.questions]
-    for asked, pair, found in zip(QUESTIONS, pairs, logits(reader.model, reader.layout, pairs, 700), strict=True):
+    for asked, pair, found in zip(QUESTIONS, pairs, logits(reader.model, reader.layout, pairs), strict=True):
         reference = each_window_alone(models[family], asked, 64, 16)
         assert len(reference) == len(pair.windows) > 5
         for w, theirs in enumerate(reference):
@@ -100,7 +106,7 @@ def brute_force(reference: list[dict], longest: int, ranking: Ranking) -> dict[t
 def test_the_n_best_equal_a_brute_force_search_over_all_spans_of_all_windows(
     models: dict[str, str], family: str, ranking: Ranking
 ):
-    reader = Reader(models[family], max_answer_tokens=9, ranking=ranking)
+    reader = float32_reader(models[family], max_answer_tokens=9, ranking=ranking)
     for question in QUESTIONS:
         found = reader.answer(question, DOCUMENT, top_k=30)
         expected = brute_force(each_window_alone(models[family], question, 64, 16), 9, ranking)
@@ -114,16 +120,12 @@ def test_the_n_best_equal_a_brute_force_search_over_all_spans_of_all_windows(
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_for_one_window_the_score_is_the_softmax_product_that_people_know(models: dict[str, str], family: str):
-    reader = Reader(models[family], max_tokens=128)
+    reader = float32_reader(models[family], max_tokens=128)
     document = "In 1871 Ada Vane built it."
     best = reader.answer("Who?", document)
     document_tokens = readable(reader, "Who?", document=document)
-    (found,) = logits(
-        reader.model,
-        reader.layout,
-        [reader.pair(document_tokens, document_tokens.questions[0], reader.settings)],
-        128,
-    )
+    pair = reader.pair(document_tokens, document_tokens.questions[0], reader.settings)
+    (found,) = logits(reader.model, reader.layout, [pair])
     product = torch.softmax(found.start_T, 0)[:, None] * torch.softmax(found.end_T, 0)[None].double()
     assert best["score"] == pytest.approx(float(product.triu().max()), rel=1e-5)
 
@@ -131,7 +133,8 @@ def test_for_one_window_the_score_is_the_softmax_product_that_people_know(models
 @pytest.mark.parametrize("family", FAMILIES)
 def test_results_do_not_depend_on_the_batch_budget(models: dict[str, str], family: str):
     results = [
-        Reader(models[family], batch_tokens=budget).answer(QUESTIONS, DOCUMENT, top_k=10) for budget in (1, 200, 5_000)
+        float32_reader(models[family], batch_tokens=budget).answer(QUESTIONS, DOCUMENT, top_k=10)
+        for budget in (1, 200, 5_000)
     ]
     for other in results[1:]:
         for a, b in zip(results[0], other, strict=True):
@@ -139,8 +142,35 @@ def test_results_do_not_depend_on_the_batch_budget(models: dict[str, str], famil
             assert [x["score"] for x in a] == pytest.approx([x["score"] for x in b], rel=1e-3, abs=1e-9)
 
 
+def test_a_batch_that_does_not_fit_into_memory_is_halved_for_good(models: dict[str, str]):
+    reader, sizes = float32_reader(models["longformer"], batch_tokens=1_000), []
+    forward = reader.model.__call__
+
+    class Small:
+        """A device that has room for 300 tokens."""
+
+        def __getattr__(self, name: str):
+            return getattr(reader.model, name)
+
+        def __call__(self, ids_N, *rest):
+            if len(ids_N) > 300:
+                raise torch.OutOfMemoryError
+            return forward(ids_N, *rest)
+
+    small: Any = Small()
+    small.batch_tokens = 1_000
+    document = readable(reader, *QUESTIONS)
+    pairs = [reader.pair(document, question, reader.settings) for question in document.questions]
+    found = logits(small, reader.layout, pairs, sizes.append)
+    for ours, theirs in zip(found, logits(reader.model, reader.layout, pairs), strict=True):
+        torch.testing.assert_close(ours.start_T, theirs.start_T)
+    assert small.batch_tokens == sizes[0].batch_tokens <= 300
+    assert sum(size.num_windows for size in sizes) == sum(len(pair.windows) for pair in pairs)
+    assert all(size.num_tokens <= size.num_computed <= size.num_tokens + 15 for size in sizes)
+
+
 def test_groups_that_fit_in_memory_change_nothing(models: dict[str, str], monkeypatch: pytest.MonkeyPatch):
-    reader = Reader(models["bert"])
+    reader = float32_reader(models["bert"])
     whole = reader.answer(QUESTIONS, DOCUMENT, top_k=5)
     monkeypatch.setattr("qa_ray.reader.MAX_HELD_TOKENS", 1)
     for a, b in zip(whole, reader.answer(QUESTIONS, DOCUMENT, top_k=5), strict=True):
@@ -148,14 +178,14 @@ def test_groups_that_fit_in_memory_change_nothing(models: dict[str, str], monkey
 
 
 def test_one_question_and_one_document_give_a_dict_and_top_k_a_list(models: dict[str, str]):
-    reader = Reader(models["distilbert"])
+    reader = float32_reader(models["distilbert"])
     best = reader.answer("Who?", DOCUMENT)
     assert list(best) == ["score", "start", "end", "answer"]
     assert reader.answer("Who?", DOCUMENT, top_k=3)[0]["start"] == best["start"]
 
 
 def test_lists_of_questions_and_documents_are_paired(models: dict[str, str]):
-    reader = Reader(models["distilbert"])
+    reader = float32_reader(models["distilbert"])
     questions, documents = ["Who?", "Where?"], ["Ada Vane built it.", "It stands at Cape Ørsted."]
     paired = reader.answer(questions, documents)
     assert [found["answer"] in text for found, text in zip(paired, documents, strict=True)] == [True, True]
@@ -168,7 +198,7 @@ def test_lists_of_questions_and_documents_are_paired(models: dict[str, str]):
 
 
 def test_no_answer_is_an_empty_string_as_the_removed_pipeline_gave_it(models: dict[str, str]):
-    found = Reader(models["bert"], no_answer_threshold=0.0).answer("Who?", "Nobody.")
+    found = float32_reader(models["bert"], no_answer_threshold=0.0).answer("Who?", "Nobody.")
     assert (found["answer"], found["start"], found["end"]) == ("", 0, 0)
 
 
@@ -185,4 +215,4 @@ def test_no_answer_is_an_empty_string_as_the_removed_pipeline_gave_it(models: di
 )
 def test_what_cannot_be_read_is_said(models: dict[str, str], question: str, document: str, message: str):
     with pytest.raises(InputError, match=message):
-        Reader(models["bert"]).answer(question, document)
+        float32_reader(models["bert"]).answer(question, document)

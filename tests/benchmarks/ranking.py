@@ -34,7 +34,7 @@ def main(path: str, model: str = "default", num_articles: str = "7", num_questio
         questions = [reader.tokeniser.question(qa["question"]) for qa in asked]
         document = ReadableDocument(text, reader.tokeniser(text), questions)
         pairs = [reader.pair(document, question, reader.settings) for question in questions]
-        for qa, pair, found in zip(asked, pairs, logits(reader.model, reader.layout, pairs, 2048), strict=True):
+        for qa, pair, found in zip(asked, pairs, logits(reader.model, reader.layout, pairs), strict=True):
             totals["questions"] += 1
             for ranking in RANKINGS:
                 best = answer_pair(document, pair, found, replace(reader.settings, ranking=ranking))["n_best"][0][
