@@ -32,6 +32,7 @@ from qa_ray.commit import commit
 from qa_ray.config import AnswerConfig, Limits
 from qa_ray.errors import JobError, OutputError, QaRayError
 from qa_ray.inputs import unfinished_files
+from qa_ray.logits import BATCH_TOKENS
 from qa_ray.outputs import Output, check_writable, claim, look
 from qa_ray.parts import finished_ids
 from qa_ray.plan import Plan, make_plan
@@ -148,6 +149,13 @@ def run(plan: Plan, output: Output, resources: Resources, files: list[str], fini
     with shown(poll, plan.documents.num_documents, num_windows), _explained(output):
         dataset.write_parquet(parts, filesystem=None if is_local(output.parts) else filesystem)
     counts = poll()
+    asked_tokens = plan.config.runner.batch_tokens or BATCH_TOKENS[resources.device]
+    if 0 < counts.batch_tokens < asked_tokens:
+        LOG.warning(
+            "batches of %d tokens did not fit into memory, of %d they did: set runner.batch_tokens to that",
+            asked_tokens,
+            counts.batch_tokens,
+        )
     driver_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return {
         "windows_this_run": counts.windows,

@@ -116,14 +116,20 @@ def write_config(folder: Path, config: AnswerConfig) -> Path:
 
 
 @contextmanager
-def command_line(config: Path, log: Path) -> Iterator[subprocess.Popen]:
-    """``qa-ray answer CONFIG`` in a session of its own, with its words in ``log``; all of it is gone afterwards."""
+def command_line(config: Path, log: Path, hook: str | None = None) -> Iterator[subprocess.Popen]:
+    """``qa-ray answer CONFIG`` in a session of its own, with its words in ``log``; all of it is gone afterwards.
+
+    ``hook`` names what hooked.py does to the workers.
+    """
+    here = Path(__file__).parent
+    command = [here / "hooked.py", hook, config] if hook else ["-m", "qa_ray.cli", "answer", config]
     with log.open("ab") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "qa_ray.cli", "answer", str(config)],
+            [sys.executable, *command],
             stdout=output,
             stderr=output,
             start_new_session=True,
+            env=os.environ | {"PYTHONPATH": str(here)},
         )
     try:
         yield process

@@ -1,13 +1,11 @@
 """A document that kills its process becomes a reject, and all others are answered."""
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from running import assert_nothing_lost, changed, read_rows, told, write_config, write_job
+from running import assert_nothing_lost, changed, command_line, read_rows, told, write_config, write_job
 
 from qa_ray.attempts import MAX_DEATHS, Attempts, read_block
 from qa_ray.config import AnswerConfig
@@ -73,11 +71,8 @@ def poisoned(tmp_path_factory: pytest.TempPathFactory, models: dict[str, str]) -
     documents = [{"document_id": f"d{i:02}", "text": text, "nr": i} for i, text in enumerate(texts)]
     config = write_job(folder, models["bert"], documents, QUESTIONS, limits={"max_rejected_fraction": 0.5})
     path = write_config(folder, config)
-    here = Path(__file__).parent
-    environment = os.environ | {"PYTHONPATH": str(here)}
-    command = [sys.executable, here / "poison.py", path]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=500, check=False)
-    assert done.returncode == 3, done.stderr
+    with command_line(path, folder / "log", "poison") as process:
+        assert process.wait(500) == 3, (folder / "log").read_text()
     return config
 
 

@@ -6,6 +6,7 @@ import resource
 import signal
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -93,11 +94,48 @@ def test_killed_at_random_moments_the_answers_are_those_of_an_unbroken_run(tmp_p
             ended = process.poll() is not None
             kill_session(process)
         print(f"killed after {time.monotonic() - started:.1f} s{', when it had ended' if ended else ''}")  # noqa: T201
-    done = len(finished_ids(f"{config.output}/_run/parts", "document_id"))
+    done = finished_windows(config)
     manifest = run(changed(config, runner=RUNNER), tmp_path)
-    if done and "windows_this_run" in manifest:
-        assert manifest["windows_this_run"] < manifest["counts"]["windows"]
+    if done:  # else it may have ended before it was killed
+        assert manifest["windows_this_run"] == manifest["counts"]["windows"] - done
     assert_nothing_lost(config, PAIRS, manifest)
+    assert_same_answers(read_rows(config, "answers"), unbroken)
+
+
+def finished_windows(config: AnswerConfig) -> int:
+    """The windows of the documents that are done."""
+    parts = f"{config.output}/_run/parts"
+    finished_ids(parts, "document_id")  # which removes what was cut off in writing
+    files = Path(parts).glob("*.parquet")
+    windows = {row["document_id"]: row["num_windows"] for file in files for row in pq.read_table(file).to_pylist()}
+    return sum(windows.values())
+
+
+def test_a_kill_costs_no_more_than_the_block_that_each_actor_is_reading(
+    tmp_path: Path, job, unbroken, monkeypatch: pytest.MonkeyPatch
+):
+    config, log = changed(job, output=str(tmp_path / "out"), runner=SLOWLY), tmp_path / "log"
+    path, parts, record = write_config(tmp_path, config), Path(config.output) / "_run" / "parts", tmp_path / "record"
+    monkeypatch.setenv("RECORD", str(record))
+    with command_line(path, log, "record") as process:
+        since, before = time.monotonic(), 0
+
+        def none_is_being_written() -> bool:
+            nonlocal since, before
+            if before != (now := len(list(parts.glob("*.parquet")))):
+                since, before = time.monotonic(), now
+            return before > 2 and time.monotonic() - since > 1
+
+        wait_for(none_is_being_written, process, log)
+        kill_session(process)
+    with command_line(path, log, "record") as process:
+        assert process.wait(600) == 0, log.read_text()
+    times_read = Counter(record.read_text().split())
+    read_again = sum(times > 1 for times in times_read.values())
+    print(f"{before} parts when it was killed; {read_again} documents were read twice")  # noqa: T201
+    assert len(times_read) == NUM_DOCUMENTS
+    assert max(times_read.values()) == 2
+    assert 0 < read_again <= 2 * make_plan(config).rows_per_block("cpu", 2)
     assert_same_answers(read_rows(config, "answers"), unbroken)
 
 

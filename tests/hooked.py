@@ -1,11 +1,13 @@
-"""The driver of an answer job whose workers die of some documents: python poison.py CONFIG."""
+"""The driver of an answer job whose workers were tampered with: python hooked.py poison|record CONFIG."""
 
 import logging
 import os
 import sys
+import zlib
+from pathlib import Path
 
 
-def install() -> None:
+def poison() -> None:
     """Lets a worker process die, as of a crash in native code, when it reads a poisonous document."""
     from qa_ray.reader import Reader
     from qa_ray.tokens import Tokeniser
@@ -26,11 +28,25 @@ def install() -> None:
     setattr(Tokeniser, "__call__", deadly_tokenise)  # noqa: B010
 
 
+def record() -> None:
+    """Lets a worker write a line into the file $RECORD for every document that it begins to read."""
+    from qa_ray.reader import Reader
+
+    read = Reader.read
+
+    def recorded_read(self, documents, *rest):
+        with Path(os.environ["RECORD"]).open("a") as file:
+            file.write("".join(f"{zlib.crc32(document.text.encode())}\n" for document in documents))
+        return read(self, documents, *rest)
+
+    setattr(Reader, "read", recorded_read)  # noqa: B010
+
+
 if __name__ == "__main__":
     import ray
 
     from qa_ray.cli import main
 
-    hook = {"worker_process_setup_hook": "poison.install"}
+    hook = {"worker_process_setup_hook": f"hooked.{sys.argv[1]}"}
     ray.init(num_cpus=6, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR, runtime_env=hook)
-    sys.exit(main(["answer", sys.argv[1]]))
+    sys.exit(main(["answer", sys.argv[2]]))
