@@ -3,6 +3,7 @@
 import logging
 import os
 import signal
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -60,6 +61,7 @@ def ray_started() -> Iterator[None]:
     if os.environ.get("RAY_ADDRESS"):
         ray.init(logging_level=logging.ERROR)
     else:
+        _check_scratch(os.environ.get("RAY_TMPDIR") or "/tmp")  # Ray's own choice
         # Reading, filtering and writing are light: they share the cores with the actors instead of taking some away.
         ray.init(
             num_cpus=num_cores() + SPARE_CPUS, include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False
@@ -70,6 +72,18 @@ def ray_started() -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _check_scratch(folder: str) -> None:
+    """Where Ray cannot write, it waits long, and then tells of something else."""
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(2**20))
+    except OSError as error:
+        raise ConfigError(
+            f"Ray's scratch folder {folder!r} cannot be written ({error.strerror or error}); make room there, or set "
+            "RAY_TMPDIR to another folder"
+        ) from error
 
 
 def beside_driver(kind: type) -> Any:

@@ -1,0 +1,21 @@
+"""What a run gets of a machine, and what it says where it gets nothing."""
+
+from pathlib import Path
+
+import pytest
+from running import command_line, fill, small_disk, write_config, write_job
+
+
+@pytest.mark.parametrize(("options", "reason"), [("ro", "Read-only file system"), ("rw", "No space left on device")])
+def test_a_scratch_folder_that_ray_cannot_write_is_told(
+    tmp_path: Path, models, monkeypatch: pytest.MonkeyPatch, options: str, reason: str
+):
+    path, log = write_config(tmp_path, write_job(tmp_path, models["bert"])), tmp_path / "log"
+    with small_disk(tmp_path / "disk", options) as disk:
+        if options == "rw":
+            fill(disk)
+        monkeypatch.setenv("RAY_TMPDIR", str(disk))
+        with command_line(path, log) as process:
+            assert process.wait(120) == 2
+    told = " ".join(log.read_text().split())
+    assert f"Ray's scratch folder '{disk}' cannot be written ({reason}); make room there, or set RAY_TMPDIR " in told
