@@ -28,8 +28,8 @@ Forward = Literal["auto", "transformers"]
 
 # On a CPU more tokens would only hold more memory; the GPU's figure is a guess that no GPU has seen yet.
 BATCH_TOKENS = {"cpu": 2_048, "cuda": 65_536}
-# Batches of fewer different lengths: the CPU kernels keep something for every shape that they have seen.
-PAD_MULTIPLE = 16
+# Batches of fewer different sizes: the CPU kernels keep something for every shape that they have seen.
+ROUND_BATCH, ROUND_WINDOW = 64, 16  # tokens of windows end to end; of each padded window
 
 
 class Pair(NamedTuple):
@@ -114,17 +114,17 @@ class Model:
     def num_computed(self, length_B: np.ndarray) -> int:
         """How many tokens a batch of windows of these lengths has with its padding."""
         if isinstance(self._model, LongformerQA):
-            return _rounded_up(int(length_B.sum()))
+            return _rounded_up(int(length_B.sum()), ROUND_BATCH)
         longest = int(length_B.max())
         # No padding beyond the positions there are, of which some families lose as many as this.
-        return len(length_B) * max(longest, min(_rounded_up(longest), self._max_tokens))
+        return len(length_B) * max(longest, min(_rounded_up(longest, ROUND_WINDOW), self._max_tokens))
 
     def _tensor(self, array: np.ndarray) -> Tensor:
         return torch.from_numpy(array).to(self.device, torch.long)
 
 
-def _rounded_up(num_tokens: int) -> int:
-    return -(-num_tokens // PAD_MULTIPLE) * PAD_MULTIPLE
+def _rounded_up(num_tokens: int, multiple: int) -> int:
+    return -(-num_tokens // multiple) * multiple
 
 
 def find_dtype(dtype: str, device: str) -> str:

@@ -181,7 +181,7 @@ def _attend(attention: LongformerSelfAttention, x_ND: Tensor, blocks: _Blocks) -
 
     global_x_GD = torch.cat([x_ND[b.near_keys.start : b.near_keys.start + b.num_queries] for b in blocks.of_globals])
     global_qkv = (
-        heads(attention.query_global, global_x_GD),
+        heads(attention.query_global, pad(global_x_GD, (0, 0, 0, -len(global_x_GD) % FILL_MULTIPLE))),
         heads(attention.key_global, x_ND),
         heads(attention.value_global, x_ND),
     )

@@ -166,7 +166,7 @@ def test_a_batch_that_does_not_fit_into_memory_is_halved_for_good(models: dict[s
         torch.testing.assert_close(ours.start_T, theirs.start_T)
     assert small.batch_tokens == sizes[0].batch_tokens <= 300
     assert sum(size.num_windows for size in sizes) == sum(len(pair.windows) for pair in pairs)
-    assert all(size.num_tokens <= size.num_computed <= size.num_tokens + 15 for size in sizes)
+    assert all(size.num_tokens <= size.num_computed <= size.num_tokens + 63 for size in sizes)
 
 
 def test_groups_that_fit_in_memory_change_nothing(models: dict[str, str], monkeypatch: pytest.MonkeyPatch):
