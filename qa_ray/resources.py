@@ -64,7 +64,11 @@ def ray_started() -> Iterator[None]:
         _check_scratch(os.environ.get("RAY_TMPDIR") or "/tmp")  # Ray's own choice
         # Reading, filtering and writing are light: they share the cores with the actors instead of taking some away.
         ray.init(
-            num_cpus=num_cores() + SPARE_CPUS, include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False
+            address="local",  # not a cluster that happens to run here
+            num_cpus=num_cores() + SPARE_CPUS,
+            include_dashboard=False,
+            logging_level=logging.ERROR,
+            log_to_driver=False,
         )
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, on_sigterm)  # Ray's own would abort this process

@@ -176,7 +176,10 @@ def test_one_node_of_three_is_killed_and_the_run_goes_on(tmp_path: Path, job, un
         killer.start()
         manifest = answer_documents(config)
         killer.join()
-        assert len([node for node in ray.nodes() if node["Alive"]]) == 2
+        deadline = time.monotonic() + 60
+        while len([node for node in ray.nodes() if node["Alive"]]) > 2:  # Ray takes a while to notice
+            assert time.monotonic() < deadline
+            time.sleep(0.5)
     finally:
         ray.shutdown()
         cluster.shutdown()
