@@ -1,13 +1,14 @@
 # make demo     installs, and answers 24 questions on four long documents
 # make test     installs, and runs the tests
 # make test-faults  the long tests: processes, nodes and servers killed, half an hour
+# make bench    ours beside transformers and Haystack, a quarter of an hour; the machine should do nothing else
 # make check    the linters, the types, the direction of imports, then the tests
 
 PYTHON ?= python3.11
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: install demo test test-faults lint check clean
+.PHONY: install demo test test-faults bench lint check clean
 
 install: $(INSTALLED)
 
@@ -34,6 +35,15 @@ test: install .swift/installed
 test-faults: install .swift/installed
 	$(BIN)/python -m pytest -m slow -s --durations=0 tests/test_faults.py
 
+# What qa-ray is measured against, in an environment of its own.
+.bench/installed: tests/benchmarks/peers.txt
+	$(PYTHON) -m venv .bench
+	.bench/bin/python -m pip install --quiet --disable-pip-version-check -r tests/benchmarks/peers.txt
+	touch $@
+
+bench: install .bench/installed
+	$(BIN)/python tests/benchmarks/bench.py
+
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -43,4 +53,4 @@ lint: install
 check: lint test
 
 clean:
-	rm -rf .venv .swift build
+	rm -rf .venv .swift .bench build

@@ -1,0 +1,301 @@
+"""qa-ray beside transformers 5, the question-answering pipeline of transformers 4.57 and Haystack: make bench.
+
+    python tests/benchmarks/bench.py [--rounds 5] [--only forward,reader,job] [--peers .bench] [--out build/bench.json]
+
+Every row compares contenders that took turns in one run, on the same windows and weights: medians, and the spread
+between the fastest and the slowest round. The floor is the operations of the window over the rate of matrix products
+that this machine reached in this run.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pyarrow.dataset as ds
+import torch
+from rich.console import Console
+from rich.table import Table
+from transformers import LongformerConfig, LongformerForQuestionAnswering
+
+from qa_ray import Reader
+from qa_ray.checkpoints import open_checkpoint
+from qa_ray.logits import Forward, Model
+from qa_ray.reader import ReadableDocument, keep_memory
+
+HERE = Path(__file__).parent
+NUM_QUESTION_TOKENS = 14
+
+
+@dataclass
+class Row:
+    """What one contender took for one task; ``floor_s`` is what no program could beat at the measured rate."""
+
+    task: str
+    contender: str
+    seconds: list[float]
+    floor_s: float | None = None
+    notes: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.seconds)
+
+
+def alternate(contenders: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+    """Seconds of each contender in each round; a round more comes first, to warm up."""
+    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    for round_ in range(rounds + 1):
+        for name, work in contenders.items():
+            started = time.perf_counter()
+            told = work()
+            took = told if isinstance(told, float) else time.perf_counter() - started
+            if round_:
+                seconds[name].append(took)
+    return seconds
+
+
+def matmul_rate(dtype: torch.dtype, size: int = 2048) -> float:
+    """Operations per second of a product of square matrices."""
+    a, b = (torch.randn(size, size).to(dtype) for _ in range(2))
+    seconds = alternate({"product": lambda: a @ b}, 7)["product"]
+    return 2 * size**3 / min(seconds)
+
+
+def operations(config: LongformerConfig, num_tokens: int, num_global: int) -> float:
+    """What exact attention needs for a window: a multiplication and an addition are two operations."""
+    width, inner = config.hidden_size, config.intermediate_size
+    total = 0.0
+    for attention_window in cast("list[int]", config.attention_window):
+        per_token = 2 * (6 * width**2 + 2 * width * inner)  # q, k, v, global k and v, output; feed-forward
+        reach = attention_window // 2
+        keys = sum(min(i + reach, num_tokens - 1) - max(i - reach, 0) + 1 for i in range(num_tokens))
+        scores = keys + 2 * num_global * num_tokens
+        total += per_token * num_tokens + 2 * width**2 * num_global + 4 * width * scores
+    return total
+
+
+# ---- the bare forward pass
+
+
+def random_windows(vocab_size: int, num_windows: int, num_tokens: int) -> tuple[Any, ...]:
+    """A batch as logits.Model takes it."""
+    ids_N = np.random.default_rng(0).integers(10, vocab_size - 1, num_windows * num_tokens)
+    return ids_N, np.full(num_windows, num_tokens), np.full(num_windows, NUM_QUESTION_TOKENS), 0
+
+
+@contextmanager
+def longformer_base() -> Iterator[str]:
+    """A folder with random weights in the sizes of allenai/longformer-base-4096."""
+    with tempfile.TemporaryDirectory() as folder:
+        torch.manual_seed(0)
+        config = LongformerConfig(
+            vocab_size=1000, max_position_embeddings=4098, type_vocab_size=1, attention_window=[512] * 12
+        )
+        LongformerForQuestionAnswering(config).save_pretrained(folder)
+        yield folder
+
+
+def forward_rows(rounds: int, rates: dict[str, float]) -> Iterator[Row]:
+    with longformer_base() as base:
+        yield from forwards("default model", open_checkpoint("default").folder, rounds, rates)
+        yield from forwards("Longformer-base", base, rounds, rates)
+
+
+def forwards(name: str, folder: str, rounds: int, rates: dict[str, float]) -> Iterator[Row]:
+    config = LongformerConfig.from_pretrained(folder)
+    whose: dict[str, Forward] = {"qa-ray": "auto", "transformers 5": "transformers"}
+    models = {
+        f"{name}, {dtype}": Model(folder, device="cpu", dtype=dtype, forward=forward)
+        for dtype in ("float32", "bfloat16")
+        for name, forward in whose.items()
+    }
+    for num_windows, num_tokens in ((1, 4096), (1, 2048), (5, 384)):
+        batch = random_windows(config.vocab_size, num_windows, num_tokens)
+        floor = num_windows * operations(config, num_tokens, NUM_QUESTION_TOKENS)
+        work: dict[str, Callable[[], object]] = {key: partial(model, *batch) for key, model in models.items()}
+        for contender, seconds in alternate(work, rounds).items():
+            task = f"{name}, forward, {num_windows} × {num_tokens:,} tokens"
+            yield Row(task, contender, seconds, floor / rates[contender.split(", ")[1]])
+    batch = random_windows(config.vocab_size, 2, 4096)
+    exact = models.pop("transformers 5, float32")(*batch)[0]
+    for contender, model in models.items():
+        difference = float((model(*batch)[0] - exact).abs().max() / exact.abs().max())
+        yield Row(f"{name}, largest difference of logits", contender, [], notes={"relative": difference})
+
+
+# ---- a document and its questions, whole
+
+
+class Peer:
+    """Another tool in a process of its own, that reads what it is given and says how long it took."""
+
+    def __init__(self, kind: str, python: Path, model: str):
+        environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads()), "TOKENIZERS_PARALLELISM": "true"}
+        self._process = subprocess.Popen(
+            [python, HERE / "peer.py", kind, model],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env=environment,
+        )
+        self.answers: list[str] = []
+
+    def __enter__(self) -> "Peer":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._process.kill()
+        self._process.wait()
+
+    def read(self, job: dict[str, Any]) -> float:
+        """Seconds for the job, without the process's start."""
+        assert self._process.stdin
+        assert self._process.stdout
+        self._process.stdin.write(json.dumps(job) + "\n")
+        self._process.stdin.flush()
+        told = json.loads(self._process.stdout.readline())
+        self.answers = told["answers"]
+        return told["seconds"]
+
+
+def longest_document(folder: Path | None) -> tuple[str, list[str]]:
+    """The longest text of two tables as ``prepare`` makes them (by default the demo's), and its questions."""
+    if not folder:
+        questions = [json.loads(line) for line in Path("qa_ray/demo/questions.jsonl").read_text().splitlines()]
+        texts = {path.stem: path.read_text() for path in Path("qa_ray/demo/documents").glob("*.txt")}
+    else:
+        questions = ds.dataset(folder / "questions").to_table().to_pylist()
+        texts = {row["document_id"]: row["text"] for row in ds.dataset(folder / "documents").to_table().to_pylist()}
+    longest = max(texts, key=lambda name: len(texts[name]))
+    return texts[longest], [row["question"] for row in questions if row.get("document_id") in (longest, None)]
+
+
+def reader_rows(rounds: int, peers: Path, data: Path | None) -> Iterator[Row]:
+    """The whole way from text to answers, beside the other tools."""
+    model = open_checkpoint("default").folder
+    text, questions = longest_document(data)
+    with ExitStack() as stack:
+        peer = {
+            f"{name}, float32": stack.enter_context(Peer(kind, peers / "bin" / "python", model))
+            for kind, name in (("pipeline", "transformers 4.57 pipeline"), ("haystack", "Haystack"))
+        }
+        for max_tokens, overlap, num_questions in ((384, 128, 10), (4096, 512, 10)):
+            asked = (questions * num_questions)[:num_questions]
+            windows: dict[str, Any] = {"max_tokens": max_tokens, "overlap_tokens": overlap}
+            readers = {
+                f"qa-ray, {dtype}": Reader(model, device="cpu", dtype=dtype, **windows)
+                for dtype in ("float32", "bfloat16")
+            }
+            job = {"document": text, "questions": asked, "max_answer_tokens": 30, **windows}
+            work: dict[str, Callable[[], object]] = {
+                name: partial(reader.answer, asked, text, top_k=5) for name, reader in readers.items()
+            }
+            work |= {name: partial(other.read, job) for name, other in peer.items()}
+            task = f"{len(text):,} characters × {num_questions} questions, windows of {max_tokens:,}/{overlap}"
+            for contender, seconds in alternate(work, rounds).items():
+                yield Row(task, contender, seconds)
+
+
+class Recorder:
+    """A model that keeps the batches which go through it."""
+
+    def __init__(self, model: Model):
+        self._model = model
+        self.batches: list[tuple[Any, ...]] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
+
+    def __call__(self, *batch: Any) -> Any:
+        self.batches.append(batch)
+        return self._model(*batch)
+
+
+def share_rows(rounds: int, data: Path | None) -> Iterator[Row]:
+    """The reader (windows, batches, forward, spans, answers) against its forward passes alone."""
+    for max_tokens, overlap in ((384, 128), (4096, 512)):
+        reader = Reader("default", device="cpu", max_tokens=max_tokens, overlap_tokens=overlap)
+        text, questions = longest_document(data)
+        asked = [reader.tokeniser.question(question) for question in questions]
+        document = ReadableDocument(text, reader.tokeniser(text), asked)
+        recorder: Any = Recorder(reader.model)
+        model, reader.model = reader.model, recorder
+        reader.read([document])
+        reader.model = model
+        work: dict[str, Callable[[], object]] = {
+            "bare forward": partial(forward_all, model, recorder.batches),
+            "from tokens to answers": partial(reader.read, [document]),
+        }
+        for contender, seconds in alternate(work, rounds).items():
+            yield Row(f"{len(asked)} questions, windows of {max_tokens:,}/{overlap}", contender, seconds)
+
+
+def forward_all(model: Model, batches: list[tuple[Any, ...]]) -> None:
+    for batch in batches:
+        model(*batch)
+
+
+# ---- what a person sees
+
+
+def show(rows: list[Row], console: Console) -> None:
+    table = Table("task", "contender", "median s", "spread", "of floor", "times the slowest", title="make bench")
+    tasks: dict[str, list[Row]] = {}
+    for row in rows:
+        tasks.setdefault(row.task, []).append(row)
+    for task, of_task in tasks.items():
+        slowest = max((row.median for row in of_task if row.seconds), default=0.0)
+        for i, row in enumerate(of_task):
+            name = task if not i else ""
+            if not row.seconds:
+                table.add_row(name, row.contender, f"{row.notes['relative']:.1e}", "", "", "")
+                continue
+            spread = f"{min(row.seconds):.3f}–{max(row.seconds):.3f}"
+            floor = f"{row.floor_s / row.median:.0%}" if row.floor_s else ""
+            table.add_row(name, row.contender, f"{row.median:.3f}", spread, floor, f"{slowest / row.median:.2f}")
+        table.add_section()
+    console.print(table)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--only", default="forward,share,reader")
+    parser.add_argument("--peers", type=Path, default=Path(".bench"), help="the environment of peers.txt")
+    parser.add_argument("--data", type=Path, help="a folder with documents/ and questions/; the demo's are the default")
+    parser.add_argument("--out", type=Path, default=Path("build/bench.json"))
+    given = parser.parse_args()
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    keep_memory()
+    console = Console(width=160 if not sys.stdout.isatty() else None)
+    rates = {dtype: matmul_rate(getattr(torch, dtype)) for dtype in ("float32", "bfloat16")}
+    for dtype, rate in rates.items():
+        console.print(f"matrix products in {dtype}: {rate / 1e9:,.0f} GFLOP/s on {torch.get_num_threads()} threads")
+    rows: list[Row] = []
+    parts: dict[str, Callable[[], Iterator[Row]]] = {
+        "forward": lambda: forward_rows(given.rounds, rates),
+        "share": lambda: share_rows(given.rounds, given.data),
+        "reader": lambda: reader_rows(given.rounds, given.peers, given.data),
+    }
+    for name in given.only.split(","):
+        rows += parts[name]()
+    show(rows, console)
+    given.out.parent.mkdir(parents=True, exist_ok=True)
+    given.out.write_text(json.dumps({"rates": rates, "rows": [vars(row) for row in rows]}, indent=1))
+
+
+if __name__ == "__main__":
+    main()
