@@ -1,7 +1,7 @@
 # make demo     installs, and answers 24 questions on four long documents
 # make test     installs, and runs the tests
-# make test-faults  the long tests: processes, nodes and servers killed, half an hour
-# make bench    ours beside transformers and Haystack, a quarter of an hour; the machine should do nothing else
+# make test-faults  the long tests: processes, nodes and servers killed, more than half an hour
+# make bench    ours beside transformers and Haystack; the machine should do nothing else
 # make check    the linters, the types, the direction of imports, then the tests
 
 PYTHON ?= python3.11

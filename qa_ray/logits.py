@@ -61,7 +61,8 @@ class DocumentLogits(NamedTuple):
 class Model:
     """A question-answering checkpoint on a device, ready for batches of up to ``batch_tokens`` tokens.
 
-    ``forward="auto"`` takes qa-ray's own exact forward pass for Longformer; ``"transformers"`` is the reference.
+    ``forward="auto"`` takes qa-ray's own exact forward pass for Longformer, and linear layers packed for a CPU;
+    ``"transformers"`` is the reference, as it is.
     """
 
     def __init__(
@@ -71,7 +72,7 @@ class Model:
         self.device = torch.device(device)
         self.batch_tokens = batch_tokens or BATCH_TOKENS[self.device.type]
         model: Any = _load(folder, getattr(torch, find_dtype(dtype, device))).eval().to(self.device)
-        if self.device.type == "cpu":
+        if self.device.type == "cpu" and forward == "auto":
             pack(model.base_model)
         # In float32: rounded to bfloat16, many of a window's logits would be equal.
         model.qa_outputs.float().register_forward_pre_hook(lambda _, inputs: (inputs[0].float(),))

@@ -49,7 +49,7 @@ class Reader:
     ``model`` is ``default``, a folder, a URI or a hub id; what is left None is the model's own (ReadingSettings).
 
         >>> qa_ray.Reader("default").answer("Who built it?", "The lighthouse was built by Ada Vane in 1871.")
-        {'score': 0.98…, 'start': 28, 'end': 36, 'answer': 'Ada Vane'}
+        {'score': 0.95…, 'start': 28, 'end': 36, 'answer': 'Ada Vane'}
     """
 
     def __init__(
@@ -230,7 +230,7 @@ def _as_pipeline(found: dict[str, Any], top_k: int) -> Any:
 
 
 def keep_memory() -> None:
-    """Lets this process keep memory that it has freed: most of the time of a copy goes into asking for new pages."""
+    """Lets this process keep memory that it has freed for its next batch, as new pages are slow to come."""
     no_mmap, trim_threshold = -4, -1  # M_MMAP_MAX, M_TRIM_THRESHOLD of malloc.h
     with suppress(OSError, AttributeError):  # only glibc has it
         c_library = ctypes.CDLL("libc.so.6")
