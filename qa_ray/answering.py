@@ -3,7 +3,6 @@
 Here is the boundary of rejects: a document that makes the model fail becomes a row that says so.
 """
 
-import resource
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +15,8 @@ from qa_ray.checkpoints import open_checkpoint
 from qa_ray.documents import failure, reject
 from qa_ray.errors import JobError, ModelError
 from qa_ray.logits import BatchSize
-from qa_ray.reader import ReadableDocument, Reader, keep_memory, use_threads
+from qa_ray.process import keep_memory, peak_bytes, use_threads
+from qa_ray.reader import ReadableDocument, Reader
 from qa_ray.records import PART, TOKENISED, Tokens
 from qa_ray.settings import ReadingSettings
 from qa_ray.storage import use_s3
@@ -81,8 +81,7 @@ class AnswerDocuments:
             "num_tokens": [len(document.tokens) for document in documents],
             "num_windows": num_windows,
         }
-        peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        self._tally.add_block.remote(table.num_rows, [reject for row in rejects for reject in row], peak_bytes)
+        self._tally.add_block.remote(table.num_rows, [reject for row in rejects for reject in row], peak_bytes())
         kept = table.drop_columns(TOKENISED.names)
         return pa.table([*kept.columns, *pa.table(rows, PART).columns], [*kept.column_names, *PART.names])
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -22,7 +22,21 @@ from qa_ray.storage import open_filesystem, open_parquet, parquet_files, reading
 # Columns that a run adds to a document's own, on the way to the answers or there.
 RESERVED = {*ANSWERS.names, *PART.names, *TOKENISED.names}
 SAMPLED_GROUPS = 16
-LISTING_THREADS = 16  # footers of thousands of files are read side by side
+LISTING_THREADS = 16  # footers and ids of thousands of files are read side by side
+# Pages are the least that can be read. Arrow, for one, puts 1,024 rows into a page, however long they are.
+ROWS_PER_PAGE = 1_024
+MAX_SAMPLED_PAGE_BYTES = 64_000_000
+BATCH_BYTES = 16_000_000  # of documents, read at a time
+
+
+class RowGroup(NamedTuple):
+    """A row group of a file of documents; the bytes are uncompressed, as the file's footer says."""
+
+    path: str
+    number: int  # within the file
+    num_rows: int
+    text_bytes: int
+    num_bytes: int  # of all columns
 
 
 @dataclass(frozen=True)
@@ -36,8 +50,8 @@ class Documents:
     passed_through: tuple[str, ...]
     schema: pa.Schema
     num_documents: int
-    row_groups: tuple[tuple[str, int, int], ...]  # path, number within the file, rows
-    text_bytes: int  # uncompressed, as the files' footers say
+    row_groups: tuple[RowGroup, ...]  # those that have rows
+    text_bytes: int
     fingerprint: str  # sha256 over the files' names, sizes and footers
 
 
@@ -80,6 +94,7 @@ def open_documents(uri: str, columns: Mapping[str, str], keep: Sequence[str] | N
     if not num_documents:
         raise InputError(f"documents: {uri!r} has {len(footers)} Parquet files and no row; nothing to answer")
     _check_document_ids(uri, footers, id_column)
+    row_groups = [group for footer in footers for group in _row_groups(footer, text_column)]
     return Documents(
         uri=uri,
         paths=tuple(footer.path for footer in footers),
@@ -88,13 +103,8 @@ def open_documents(uri: str, columns: Mapping[str, str], keep: Sequence[str] | N
         passed_through=tuple(passed_through),
         schema=schema,
         num_documents=num_documents,
-        row_groups=tuple(
-            (footer.path, group, num_rows)
-            for footer in footers
-            for group in range(footer.metadata.num_row_groups)
-            if (num_rows := footer.metadata.row_group(group).num_rows)
-        ),
-        text_bytes=sum(_column_bytes(footer, text_column) for footer in footers),
+        row_groups=tuple(row_groups),
+        text_bytes=sum(group.text_bytes for group in row_groups),
         fingerprint=_fingerprint(footers),
     )
 
@@ -143,45 +153,49 @@ def _strings(uri: str, footer: _Footer, names: Mapping[str, str]) -> pa.Table:
 
 
 def sample(documents: Documents, num_documents: int) -> Iterator[tuple[str, pa.Scalar]]:
-    """Ids and texts of about ``num_documents`` documents, evenly spaced in row groups that lie all over the table."""
-    every_group = -(-len(documents.row_groups) // SAMPLED_GROUPS)
-    groups = documents.row_groups[::every_group]
-    every_row = max(1, sum(num_rows for _, _, num_rows in groups) // num_documents)
+    """Ids and texts of about ``num_documents`` documents, evenly spaced in row groups that lie all over the table.
+
+    None from row groups with pages too large for the memory of the driver.
+    """
+    groups = [
+        group
+        for group in documents.row_groups
+        if group.text_bytes / group.num_rows * min(group.num_rows, ROWS_PER_PAGE) < MAX_SAMPLED_PAGE_BYTES
+    ]
+    groups = groups[:: max(1, -(-len(groups) // SAMPLED_GROUPS))]
+    every_row = max(1, sum(group.num_rows for group in groups) // num_documents)
     row = 0
-    for path, group, _ in groups:
+    for group in groups:
         columns = [documents.id_column, documents.text_column]
-        for batch in _batches(documents.uri, path, columns, 64, [group]):
+        for batch in read_row_group(documents.uri, group, columns):
             for index in range(-row % every_row, batch.num_rows, every_row):
                 ids, texts = (batch[column] for column in columns)
                 yield str(ids[index].as_py()), texts[index]
             row += batch.num_rows
 
 
+def read_row_group(uri: str, group: RowGroup, columns: list[str]) -> Iterator[pa.RecordBatch]:
+    """The documents of a row group, BATCH_BYTES at a time."""
+    filesystem, _ = open_filesystem(uri)
+    batch_rows = max(1, group.num_rows * BATCH_BYTES // max(group.num_bytes, BATCH_BYTES))
+    with reading(group.path, "documents"):
+        file = open_parquet(filesystem, group.path, "documents", stream=group.num_bytes > BATCH_BYTES)
+        yield from file.iter_batches(batch_rows, row_groups=[group.number], columns=columns)
+
+
 def document_hashes(documents: Documents) -> np.ndarray:
     """The hashes of all documents' ids, in the order of the table."""
-    batches = (_batches(documents.uri, path, [documents.id_column], 65_536) for path in documents.paths)
-    return np.concatenate([hash_ids(batch[documents.id_column]) for file in batches for batch in file])
+    return np.concatenate(_hashes_by_file(documents.uri, documents.paths, documents.id_column))
 
 
-def unfinished_files(documents: Documents, finished: np.ndarray) -> list[str]:
-    """The files with a document whose id is not among the ``finished`` (hashes, sorted)."""
+def unfinished_row_groups(documents: Documents, finished: np.ndarray) -> list[RowGroup]:
+    """Those with a document whose id is not among the ``finished`` (hashes, sorted)."""
     if not len(finished):
-        return list(documents.paths)
-    batches = (
-        (path, batch[documents.id_column])
-        for path in documents.paths
-        for batch in _batches(documents.uri, path, [documents.id_column], 65_536)
-    )
-    return list(dict.fromkeys(path for path, ids in batches if not np.isin(hash_ids(ids), finished).all()))
-
-
-def _batches(
-    uri: str, path: str, columns: Sequence[str], batch_rows: int, row_groups: list[int] | None = None
-) -> Iterator[pa.RecordBatch]:
-    filesystem, _ = open_filesystem(uri)
-    with reading(path, "documents"):
-        file = open_parquet(filesystem, path, "documents")
-        yield from file.iter_batches(batch_rows, row_groups=row_groups, columns=list(columns))
+        return list(documents.row_groups)
+    is_finished = np.isin(document_hashes(documents), finished)
+    stops = np.cumsum([group.num_rows for group in documents.row_groups])
+    rows = np.split(is_finished, stops[:-1])
+    return [group for group, finished in zip(documents.row_groups, rows, strict=True) if not finished.all()]
 
 
 def _footers(uri: str, what: str) -> list[_Footer]:
@@ -254,40 +268,57 @@ def _is_string(kind: pa.DataType) -> bool:
     return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
 
 
-def _column_bytes(footer: _Footer, column: str) -> int:
-    groups = (footer.metadata.row_group(i) for i in range(footer.metadata.num_row_groups))
-    chunks = (group.column(i) for group in groups for i in range(group.num_columns))
-    return sum(chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema == column)
+def _row_groups(footer: _Footer, text_column: str) -> Iterator[RowGroup]:
+    for number in range(footer.metadata.num_row_groups):
+        group = footer.metadata.row_group(number)
+        chunks = {chunk.path_in_schema: chunk for chunk in map(group.column, range(group.num_columns))}
+        if group.num_rows:
+            text_bytes = chunks[text_column].total_uncompressed_size
+            yield RowGroup(footer.path, number, group.num_rows, text_bytes, group.total_byte_size)
 
 
 def _check_document_ids(uri: str, footers: list[_Footer], column: str) -> None:
     """Ids must be there and unique: eight bytes of hash each decide, and only suspects are looked at again."""
-    hashes = np.sort(np.concatenate([hashes for _, _, hashes in _id_hashes(uri, footers, column)]))
-    suspects = set(hashes[1:][hashes[1:] == hashes[:-1]].tolist())
-    if not suspects:
-        return
+    paths = [footer.path for footer in footers]
+    hashes_by_file = _hashes_by_file(uri, paths, column)
+    hashes = np.sort(np.concatenate(hashes_by_file))
+    suspects = hashes[1:][hashes[1:] == hashes[:-1]]
     seen: dict[Any, str] = {}
-    for place, ids, hash_of in _id_hashes(uri, footers, column):
-        for row in np.flatnonzero(np.isin(hash_of, list(suspects))).tolist():
-            if ids[row] in seen:
-                raise InputError(
-                    f"documents: document_id {ids[row]!r} occurs twice, in {seen[ids[row]]} and in {place}; "
-                    "ids must be unique: drop or rename one of them"
-                )
-            seen[ids[row]] = place
+    for path, hashes in zip(paths, hashes_by_file, strict=True):
+        if not np.isin(hashes, suspects).any():
+            continue
+        for ids in _ids(uri, path, column):
+            for id_ in ids.filter(pa.array(np.isin(hash_ids(ids), suspects))).to_pylist():
+                if id_ in seen:
+                    raise InputError(
+                        f"documents: document_id {id_!r} occurs twice, in {seen[id_]!r} and in {path!r}; "
+                        "ids must be unique: drop or rename one of them"
+                    )
+                seen[id_] = path
 
 
-def _id_hashes(uri: str, footers: list[_Footer], column: str) -> Iterator[tuple[str, Any, np.ndarray]]:
-    for footer in footers:
-        for batch in _batches(uri, footer.path, [column], 65_536):
-            if nulls := batch[column].null_count:
+def _hashes_by_file(uri: str, paths: Sequence[str], column: str) -> list[np.ndarray]:
+    def hashes(path: str) -> np.ndarray:
+        return np.concatenate([np.empty(0, np.uint64), *map(hash_ids, _ids(uri, path, column))])
+
+    with ThreadPoolExecutor(LISTING_THREADS) as pool:
+        return list(pool.map(hashes, paths))
+
+
+def _ids(uri: str, path: str, column: str) -> Iterator[pa.Array]:
+    filesystem, _ = open_filesystem(uri)
+    with reading(path, "documents"):
+        batches = open_parquet(filesystem, path, "documents").iter_batches(65_536, columns=[column])
+        for batch in batches:
+            ids = batch[column]
+            if ids.null_count:
                 raise InputError(
-                    f"documents: {nulls} rows of {footer.path!r} have null as {column!r}; give every document an id"
+                    f"documents: {ids.null_count} rows of {path!r} have null as {column!r}; give every document an id"
                 )
             try:
-                batch[column].validate(full=True)
+                ids.validate(full=True)
             except pa.ArrowInvalid as error:
                 raise InputError(
-                    f"documents: {column!r} in {footer.path!r} is not valid UTF-8 ({error}); mend the ids"
+                    f"documents: {column!r} in {path!r} is not valid UTF-8 ({error}); mend the ids"
                 ) from error
-            yield repr(footer.path), batch[column].to_numpy(zero_copy_only=False), hash_ids(batch[column])
+            yield ids

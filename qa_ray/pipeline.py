@@ -3,7 +3,7 @@
 One row in, one row out, keyed by the document, and no shuffle: so the parts that a killed run leaves say what is done,
 and the same job started again reads, tokenises and answers the rest.
 
-    read_parquet          the documents' id, text and passed-through columns
+    Scan                  the documents' id, text and passed-through columns, in read tasks        inputs, scan
     repartition           blocks of some hundred windows' worth of documents
     TokeniseDocuments     CPU actors: drop finished documents, attach questions, check, tokenise     documents, tokens
     AnswerDocuments       actors with the model                                    windows, logits, spans, answers
@@ -12,9 +12,7 @@ and the same job started again reads, tokenises and answers the rest.
 """
 
 import errno
-import os
 import re
-import resource
 import time
 from dataclasses import asdict, replace
 from typing import Any
@@ -31,18 +29,18 @@ from qa_ray.attempts import Attempts
 from qa_ray.commit import commit
 from qa_ray.config import AnswerConfig, Limits
 from qa_ray.errors import JobError, OutputError, QaRayError
-from qa_ray.inputs import unfinished_files
+from qa_ray.inputs import RowGroup, unfinished_row_groups
 from qa_ray.logits import BATCH_TOKENS
 from qa_ray.outputs import Output, check_writable, claim, look
 from qa_ray.parts import finished_ids
 from qa_ray.plan import Plan, make_plan
+from qa_ray.process import peak_bytes
 from qa_ray.progress import LOG, Counts, Tally, logged_to, shown
 from qa_ray.resources import Resources, beside_driver, find_resources, ray_started
 from qa_ray.retry import commit_retry, documents_without, rejected_questions
+from qa_ray.scan import Scan, gathered
 from qa_ray.storage import is_local, join, open_filesystem, use_s3
 from qa_ray.tokenising import TokeniseDocuments, TokeniseSettings
-
-FILES_PER_FOOTER_READER = 500  # each reads 128 at a time
 
 
 def answer_documents(config: AnswerConfig) -> dict[str, Any]:
@@ -91,9 +89,9 @@ def answer_rest(plan: Plan, output: Output, finished: np.ndarray) -> dict[str, A
     """Answers all documents but the finished ones (hashes of ids, sorted); returns what was measured."""
     started = time.time()
     facts: dict[str, Any] = {"windows_this_run": 0}
-    if files := unfinished_files(plan.documents, finished):
+    if row_groups := unfinished_row_groups(plan.documents, finished):
         with logged_to(join(plan.output, "run.log")), ray_started():
-            facts = run(plan, output, find_resources(plan.config, plan.num_windows), files, finished)
+            facts = run(plan, output, find_resources(plan.config, plan.num_windows), row_groups, finished)
     return facts | {"seconds": round(time.time() - started, 1)}
 
 
@@ -107,15 +105,20 @@ def check_job(config: AnswerConfig) -> tuple[Plan, Output, Resources]:
         return plan, output, find_resources(config, plan.num_windows)
 
 
-def run(plan: Plan, output: Output, resources: Resources, files: list[str], finished: np.ndarray) -> dict[str, Any]:
-    """Answers the documents in these files, except the finished ones; returns what was measured."""
+def run(
+    plan: Plan, output: Output, resources: Resources, row_groups: list[RowGroup], finished: np.ndarray
+) -> dict[str, Any]:
+    """Answers the documents in these row groups, except the finished ones; returns what was measured."""
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.max_consecutive_actor_init_deaths = 3
     tally = beside_driver(Tally).remote(len(finished), plan.num_pairs, plan.config.limits.max_rejected_fraction)
     attempts = beside_driver(Attempts).remote()
     dataset = (
-        read_documents(plan, files)
+        ray.data.read_datasource(
+            Scan(plan.documents, row_groups, plan.config.storage.model_dump()),
+            override_num_blocks=len(gathered(row_groups)),
+        )
         .repartition(target_num_rows_per_block=plan.rows_per_block(resources.device, resources.max_actors))
         .map_batches(
             TokeniseDocuments,
@@ -156,27 +159,13 @@ def run(plan: Plan, output: Output, resources: Resources, files: list[str], fini
             asked_tokens,
             counts.batch_tokens,
         )
-    driver_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return {
         "windows_this_run": counts.windows,
         "padding_fraction": round(counts.padding_fraction, 4),
         "batch_tokens": counts.batch_tokens,
         "resources": asdict(resources),
-        "peak_memory_mb": {"driver": driver_bytes // 2**20, "actor": counts.peak_actor_bytes // 2**20},
+        "peak_memory_mb": {"driver": peak_bytes() // 2**20, "actor": counts.peak_actor_bytes // 2**20},
     }
-
-
-def read_documents(plan: Plan, files: list[str]) -> ray.data.Dataset:
-    """The documents in these files."""
-    # Ray would start 32 processes to read footers, be it of one file.
-    os.environ["RAY_DATA_PARQUET_FOOTER_NUM_ACTORS"] = str(min(32, 1 + len(files) // FILES_PER_FOOTER_READER))
-    filesystem, _ = open_filesystem(plan.documents.uri)
-    return ray.data.read_parquet(
-        files,
-        columns=[plan.documents.id_column, plan.documents.text_column, *plan.documents.passed_through],
-        filesystem=None if is_local(plan.documents.uri) else filesystem,
-        file_extensions=None,  # the plan has chosen the files
-    )
 
 
 def tokenise_settings(plan: Plan, finished: np.ndarray) -> TokeniseSettings:

@@ -20,6 +20,7 @@ from qa_ray.windows import windows
 
 SAMPLE_DOCUMENTS = 64
 SAMPLE_BYTES = 4_000_000
+BYTES_PER_TOKEN, TYPICAL_QUESTION = 4, 12  # of text in UTF-8; tokens
 # A block is the unit that is lost when a worker dies, and that keeps an actor busy: seconds to a minute of work.
 BLOCK_WINDOWS = {"cpu": 512, "cuda": 8_192}
 
@@ -125,7 +126,10 @@ def _setting_name(config: AnswerConfig, name: str) -> str:
 def _estimate(
     documents: Documents, questions: Questions, tokeniser: Tokeniser, layout: Layout, settings: ReadingSettings
 ) -> tuple[int, int]:
-    """Tokens and windows of the whole job, from a sample's per byte of text."""
+    """Tokens and windows of the whole job, from a sample's per byte of text.
+
+    Where no document can be had as a sample, all are taken to be of one length.
+    """
     sampled_bytes = num_tokens = num_windows = 0
     for document_id, text in sample(documents, SAMPLE_DOCUMENTS):
         checked = check(document_id, text, questions.of(document_id))
@@ -139,5 +143,11 @@ def _estimate(
             num_windows += share * len(windows(len(document), room, settings.overlap_tokens))
         if sampled_bytes > SAMPLE_BYTES:
             break
-    scale = documents.text_bytes / sampled_bytes if sampled_bytes else 0.0
+    if not sampled_bytes:
+        num_tokens = documents.text_bytes // BYTES_PER_TOKEN
+        pairs = questions.num_bound + len(questions.to_all) * documents.num_documents
+        room = settings.max_tokens - layout.num_special_tokens - min(TYPICAL_QUESTION, settings.max_question_tokens)
+        per_document = windows(max(1, num_tokens // documents.num_documents), room, settings.overlap_tokens)
+        return num_tokens, pairs * len(per_document)
+    scale = documents.text_bytes / sampled_bytes
     return round(num_tokens * scale), round(num_windows * scale)

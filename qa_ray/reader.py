@@ -3,10 +3,7 @@
 ``Reader`` is the Python interface, and the same object answers each block of documents inside a Ray actor.
 """
 
-import ctypes
-import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -227,18 +224,3 @@ def _as_pipeline(found: dict[str, Any], top_k: int) -> Any:
             for span in found["n_best"]
         ]
     return best[0] if top_k == 1 else best
-
-
-def keep_memory() -> None:
-    """Lets this process keep memory that it has freed for its next batch, as new pages are slow to come."""
-    no_mmap, trim_threshold = -4, -1  # M_MMAP_MAX, M_TRIM_THRESHOLD of malloc.h
-    with suppress(OSError, AttributeError):  # only glibc has it
-        c_library = ctypes.CDLL("libc.so.6")
-        c_library.mallopt(no_mmap, 0)
-        c_library.mallopt(trim_threshold, 2**31 - 1)
-
-
-def use_threads(num_threads: int) -> None:
-    """How many threads this process's forward passes may use; Ray would leave it at one."""
-    os.environ["OMP_NUM_THREADS"] = str(num_threads)
-    torch.set_num_threads(num_threads)

@@ -14,6 +14,8 @@ from qa_ray.records import ANSWER
 from qa_ray.resources import Resources
 from qa_ray.storage import full_uri, join, open_filesystem, open_parquet
 
+SHOWN_CHARS = 500  # of an answer or a snippet
+
 
 def show_plan(plan: Plan, output: Output, resources: Resources, console: Console) -> None:
     """What ``--check`` prints."""
@@ -60,12 +62,16 @@ def _show_first(output: str, file: str, num_rows: int, console: Console) -> None
             console.print(f"    [dim]no answer ({row['no_answer_score']:.2f})[/]\n")
             continue
         facts = f"score {row['score']:.2f}, characters {row['start_char']}–{row['stop_char']}"
-        console.print(f"    [bold green]{escape(row['answer'])}[/]  [dim]{facts}[/]", highlight=False)
+        console.print(f"    [bold green]{escape(_shortened(row['answer']))}[/]  [dim]{facts}[/]", highlight=False)
         console.print(Padding(_marked(row), (0, 0, 1, 4)), highlight=False)
 
 
 def _marked(row: dict[str, Any]) -> Text:
     """The snippet on one line, the answer in it in bold."""
-    text = Text(" ".join(row["snippet"].split()), style="dim")
+    text = Text(_shortened(" ".join(row["snippet"].split())), style="dim")
     text.highlight_words([" ".join(row["answer"].split())], "bold not dim")
     return text
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= SHOWN_CHARS else text[: SHOWN_CHARS - 1] + "…"

@@ -17,6 +17,8 @@ from fsspec.config import conf as fsspec_options
 
 from qa_ray.errors import InputError, OutputError
 
+STREAM_BYTES = 8_000_000
+
 
 def use_s3(
     *,
@@ -117,9 +119,17 @@ def parquet_files(uri: str, what: str) -> list[str]:
     )
 
 
-def open_parquet(filesystem: fsspec.AbstractFileSystem, path: str, what: str) -> pq.ParquetFile:
-    """``path`` opened for reading by row groups; a broken or forbidden file is an InputError."""
+def open_parquet(
+    filesystem: fsspec.AbstractFileSystem, path: str, what: str, *, stream: bool = False
+) -> pq.ParquetFile:
+    """``path`` opened for reading by row groups; a broken or forbidden file is an InputError.
+
+    With ``stream`` a row group is not read whole, but STREAM_BYTES of a column at a time.
+    """
     with reading(path, what):
+        if stream:  # fsspec's own cache would be thrown away at each change from column to column
+            file = filesystem.open(path, "rb", cache_type="none")
+            return pq.ParquetFile(file, pre_buffer=False, buffer_size=STREAM_BYTES)
         return pq.ParquetFile(filesystem.open(path, "rb"))
 
 

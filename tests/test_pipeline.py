@@ -29,7 +29,7 @@ from running import (
 
 from qa_ray.config import AnswerConfig
 from qa_ray.errors import ModelError
-from qa_ray.inputs import unfinished_files
+from qa_ray.inputs import unfinished_row_groups
 from qa_ray.outputs import claim, look
 from qa_ray.parts import finished_ids
 from qa_ray.pipeline import answer_documents
@@ -184,15 +184,16 @@ def test_a_model_that_only_a_worker_can_find_broken_is_told_as_if_the_driver_had
 
 
 @pytest.mark.usefixtures("ray_session")
-def test_a_resumed_run_reads_only_files_with_unfinished_documents(tmp_path: Path, models, uninterrupted):
+def test_a_resumed_run_reads_only_row_groups_with_unfinished_documents(tmp_path: Path, models, uninterrupted):
     rows = documents()
-    config = write_job(tmp_path, models["bert"], tuple(rows[i : i + 10] for i in range(0, 40, 10)), QUESTIONS)
+    config = write_job(tmp_path, models["bert"], (rows[:10], rows[10:]), QUESTIONS)
+    for part in Path(config.documents).iterdir():
+        pq.write_table(pq.read_table(part), part, row_group_size=10)
     plan = make_plan(config)
     answered = write_parts(config, uninterrupted[1], [f"d{i:02}" for i in (*range(10, 20), 20, 21)])
     finished = finished_ids(look(config.output, plan.identity).parts, "document_id")
-    assert [path[-14:] for path in unfinished_files(plan.documents, finished)] == [
-        f"part-{i}.parquet" for i in (0, 2, 3)
-    ]
+    unfinished = [(group.path[-14:], group.number) for group in unfinished_row_groups(plan.documents, finished)]
+    assert unfinished == [("part-0.parquet", 0), ("part-1.parquet", 1), ("part-1.parquet", 2)]
     manifest = answer_documents(config)
     assert manifest["windows_this_run"] == manifest["counts"]["windows"] - answered
     assert_same_answers(read_rows(config, "answers"), uninterrupted[1])

@@ -32,7 +32,8 @@ from transformers import LongformerConfig, LongformerForQuestionAnswering
 from qa_ray import Reader
 from qa_ray.checkpoints import open_checkpoint
 from qa_ray.logits import Forward, Model
-from qa_ray.reader import ReadableDocument, keep_memory
+from qa_ray.process import keep_memory
+from qa_ray.reader import ReadableDocument
 
 HERE = Path(__file__).parent
 NUM_QUESTION_TOKENS = 14

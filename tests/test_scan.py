@@ -1,0 +1,85 @@
+"""What the read tasks of a run read, without Ray: row groups gathered into tasks, tasks into tables."""
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from models import TEXT
+from running import write_job
+
+from qa_ray import inputs, scan
+from qa_ray.inputs import Documents, RowGroup, open_documents, sample
+from qa_ray.plan import make_plan
+from qa_ray.scan import TASK_BYTES, TASK_GROUPS, Scan, gathered
+
+COLUMNS = {"document_id": "document_id", "text": "text"}
+STORAGE = {
+    "endpoint_url": None,
+    "region": None,
+    "addressing_style": "auto",
+    "max_attempts": 8,
+    "connect_timeout_s": 1,
+    "read_timeout_s": 1,
+}
+
+
+@given(st.lists(st.integers(0, 2 * TASK_BYTES) | st.integers(0, 10), max_size=400))
+def test_row_groups_are_gathered_in_their_order_and_none_is_lost(sizes: list[int]):
+    groups = [RowGroup("a", number, 1, 0, size) for number, size in enumerate(sizes)]
+    tasks = gathered(groups)
+    assert [group for task in tasks for group in task] == groups
+    for task in tasks:
+        assert len(task) == 1 or (len(task) <= TASK_GROUPS and sum(group.num_bytes for group in task) <= TASK_BYTES)
+
+
+def test_a_thousand_small_files_are_some_tasks():
+    assert len(gathered([RowGroup(f"{i}", 0, 1, 30, 60) for i in range(1_000)])) == -(-1_000 // TASK_GROUPS)
+
+
+@pytest.fixture
+def lake(tmp_path: Path) -> Documents:
+    """Twenty files of one to three row groups, each file with metadata of its own."""
+    for file in range(20):
+        rows = {"text": [f"{TEXT} {file}.{row}" for row in range(5)], "kept": [*range(5)], "left": [b"-"] * 5}
+        table = pa.table({"document_id": [f"d{file:02}.{row}" for row in range(5)]} | rows)
+        path = tmp_path / "documents" / f"part-{file:02}.parquet"
+        path.parent.mkdir(exist_ok=True)
+        pq.write_table(table.replace_schema_metadata({"file": str(file)}), path, row_group_size=2 + file % 4)
+    return open_documents(str(tmp_path / "documents"), COLUMNS, keep=["kept"])
+
+
+@pytest.mark.parametrize("limit", [1, 2_000, 1_000_000])
+def test_the_tasks_read_every_row_once_and_in_order(lake: Documents, limit: int, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(scan, "TASK_BYTES", limit)
+    monkeypatch.setattr(inputs, "BATCH_BYTES", limit)
+    tasks = Scan(lake, lake.row_groups, STORAGE).get_read_tasks(1)
+    table = pa.concat_tables(block for task in tasks for block in task())
+    assert table.column_names == ["document_id", "text", "kept"]
+    assert table["document_id"].to_pylist() == [f"d{file:02}.{row}" for file in range(20) for row in range(5)]
+    assert table["text"][-1].as_py() == f"{TEXT} 19.4"
+    assert sum(task.metadata.num_rows or 0 for task in tasks) == table.num_rows
+
+
+def test_pages_too_large_for_the_driver_are_not_sampled(lake: Documents, monkeypatch: pytest.MonkeyPatch):
+    largest = max(lake.row_groups, key=lambda group: group.text_bytes)
+    monkeypatch.setattr(inputs, "SAMPLED_GROUPS", 1_000)
+    assert len(list(sample(lake, 1_000))) == lake.num_documents
+    monkeypatch.setattr(inputs, "MAX_SAMPLED_PAGE_BYTES", largest.text_bytes)
+    as_large = [group for group in lake.row_groups if group.text_bytes == largest.text_bytes]
+    rest = lake.num_documents - sum(group.num_rows for group in as_large)
+    assert 0 < len(list(sample(lake, 1_000))) == rest
+
+
+def test_a_plan_without_a_sample_takes_all_documents_to_be_alike(
+    tmp_path: Path, models: dict[str, str], monkeypatch: pytest.MonkeyPatch
+):
+    questions = [{"question_id": "q", "question": "Who?"}]
+    documents = [{"document_id": f"d{i}", "text": TEXT * 20} for i in range(9)]
+    config = write_job(tmp_path, models["bert"], (documents,), questions)
+    sampled = make_plan(config)
+    monkeypatch.setattr(inputs, "MAX_SAMPLED_PAGE_BYTES", 0)
+    estimated = make_plan(config)
+    assert sampled.num_windows / 3 < estimated.num_windows < sampled.num_windows * 3
