@@ -2,7 +2,9 @@
 
 import logging
 import os
+import re
 import signal
+import socket
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping
@@ -15,7 +17,7 @@ import ray.data  # sets up its own logging, which is then turned down
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from qa_ray.config import AnswerConfig, RunnerSettings
-from qa_ray.errors import ConfigError
+from qa_ray.errors import ConfigError, JobError, QaRayError
 from qa_ray.logits import find_dtype
 
 # Beside its actors a run needs one CPU each to read, to tokenise and to write.
@@ -23,6 +25,7 @@ SPARE_CPUS = 3
 # On a CPU: what an actor holds at most, with a model of usual size, and the work that pays for its start.
 BYTES_PER_ACTOR = 2 * 2**30
 WINDOWS_PER_ACTOR = 200
+CONNECT_SECONDS = 20
 TOKENISERS_PER_ACTOR = {"cpu": 0.1, "cuda": 4}
 
 
@@ -58,24 +61,45 @@ def ray_started() -> Iterator[None]:
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     on_sigterm = signal.getsignal(signal.SIGTERM)
-    if os.environ.get("RAY_ADDRESS"):
-        ray.init(logging_level=logging.ERROR)
-    else:
-        _check_scratch(os.environ.get("RAY_TMPDIR") or "/tmp")  # Ray's own choice
-        # Reading, filtering and writing are light: they share the cores with the actors instead of taking some away.
-        ray.init(
-            address="local",  # not a cluster that happens to run here
-            num_cpus=num_cores() + SPARE_CPUS,
-            include_dashboard=False,
-            logging_level=logging.ERROR,
-            log_to_driver=False,
-        )
+    address = os.environ.get("RAY_ADDRESS")
+    try:
+        _connect(address) if address else _start()
+    except QaRayError:
+        raise
+    except Exception as error:  # Ray raises all kinds
+        place = f"be reached at RAY_ADDRESS={address!r}" if address else "start on this machine"
+        raise JobError(f"Ray could not {place}: {error}; nothing is lost: mend the cause and start again") from error
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, on_sigterm)  # Ray's own would abort this process
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _connect(address: str) -> None:
+    if found := re.fullmatch(r"(?:ray://)?\[?([\w.:-]+?)\]?:(\d+)", address):  # Ray would try for many minutes
+        socket.create_connection((found[1], int(found[2])), timeout=CONNECT_SECONDS).close()
+    ray.init(address, logging_level=logging.ERROR)
+
+
+def _start() -> None:
+    _check_scratch(os.environ.get("RAY_TMPDIR") or "/tmp")  # Ray's own choice
+    for is_last in (False, True):
+        try:
+            # Reading, filtering and writing are light: they share the cores with the actors and take none away.
+            ray.init(
+                address="local",  # not a cluster that happens to run here
+                num_cpus=num_cores() + SPARE_CPUS,
+                include_dashboard=False,
+                logging_level=logging.ERROR,
+                log_to_driver=False,
+            )
+            return
+        except Exception:  # a machine under load may take longer than the 30 seconds that Ray waits
+            ray.shutdown()
+            if is_last:
+                raise
 
 
 def _check_scratch(folder: str) -> None:

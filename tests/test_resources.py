@@ -19,3 +19,12 @@ def test_a_scratch_folder_that_ray_cannot_write_is_told(
             assert process.wait(120) == 2
     told = " ".join(log.read_text().split())
     assert f"Ray's scratch folder '{disk}' cannot be written ({reason}); make room there, or set RAY_TMPDIR " in told
+
+
+def test_a_cluster_that_cannot_be_reached_is_told_at_once(tmp_path: Path, models, monkeypatch: pytest.MonkeyPatch):
+    path, log = write_config(tmp_path, write_job(tmp_path, models["bert"])), tmp_path / "log"
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    with command_line(path, log) as process:
+        assert process.wait(60) == 1
+    told = " ".join(log.read_text().split())
+    assert "Ray could not be reached at RAY_ADDRESS='127.0.0.1:1': [Errno 111] Connection refused; nothing " in told
