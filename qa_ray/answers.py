@@ -1,7 +1,7 @@
 """A document's spans -> its n best answers, and whether there is one at all.
 
-**Score**: P(span) = P_start(start) · P_end(end), each a softmax over all tokens of the document (spans.log_normaliser),
-with logits divided by the temperature T that ``evaluate`` fits (1 if none is stored):
+**Score**: P(span) = P_start(start) · P_end(end), each a softmax over all tokens of the document
+(spans.log_normalisers), with logits divided by the temperature T that ``evaluate`` fits (1 if none is stored):
 
     score = exp((start_logit + end_logit) / T - log Σ_t exp(start_logit_t / T) - log Σ_t exp(end_logit_t / T))
 

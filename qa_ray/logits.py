@@ -49,8 +49,8 @@ class BatchSize(NamedTuple):
     batch_tokens: int
 
 
-class DocumentLogits(NamedTuple):
-    """What the model says of one pair, in float32 on the model's device."""
+class Logits(NamedTuple):
+    """What the model says of all pairs, end to end: in float32, on the model's device."""
 
     start_T: Tensor
     end_T: Tensor
@@ -157,7 +157,7 @@ def _load(folder: str, dtype: torch.dtype) -> torch.nn.Module:
 
 def logits(
     model: Model, layout: Layout, pairs: Sequence[Pair], on_batch: Callable[[BatchSize], object] = lambda size: None
-) -> list[DocumentLogits]:
+) -> Logits:
     """The logits of all pairs; ``on_batch`` is told the size of each batch that is done.
 
     No batch holds more than ``model.batch_tokens`` tokens, unless a single window does. A batch that does not fit into
@@ -189,9 +189,7 @@ def logits(
             logits_T[own_T], null_logits_W[batch_B] = logits_N[own_N], logits_N[start_B]
         on_batch(BatchSize(len(length_B), int(length_B.sum()), model.num_computed(length_B), model.batch_tokens))
         first += len(length_B)
-    num_tokens, num_windows = [len(pair.document_ids_T) for pair in pairs], [len(pair.windows) for pair in pairs]
-    columns = [*(all_T.split(num_tokens) for all_T in tokens), *(all_W.split(num_windows) for all_W in nulls)]
-    return [DocumentLogits(*row) for row in zip(*columns, strict=True)]
+    return Logits(*tokens, *nulls)
 
 
 class _Table(NamedTuple):

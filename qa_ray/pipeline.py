@@ -161,6 +161,7 @@ def run(
         )
     return {
         "windows_this_run": counts.windows,
+        "windows_per_second": round(counts.windows_per_second, 2),
         "padding_fraction": round(counts.padding_fraction, 4),
         "batch_tokens": counts.batch_tokens,
         "resources": asdict(resources),

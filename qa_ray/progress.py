@@ -33,6 +33,13 @@ class Counts:
     rejects: int = 0
     peak_actor_bytes: int = 0
     batch_tokens: int = 0  # the fewest that an actor takes at a time, since more did not fit
+    timed_windows: int = 0  # all but those of the first batch
+    timed_seconds: float = 0.0  # from the end of the first batch to that of the last
+
+    @property
+    def windows_per_second(self) -> float:
+        """Without the start of Ray and the loading of the model."""
+        return self.timed_windows / self.timed_seconds if self.timed_seconds else 0.0
 
     @property
     def padding_fraction(self) -> float:
@@ -48,6 +55,7 @@ class Tally:
         self._num_pairs, self._limit = num_pairs, max_rejected_fraction
         self._reasons: Counter[str] = Counter()
         self._last_detail = ""
+        self._first_batch_at: float | None = None
 
     def add_batch(self, windows: int, tokens: int, computed_tokens: int, batch_tokens: int) -> None:
         """Notes a batch that went through the model: the fields of logits.BatchSize."""
@@ -55,6 +63,11 @@ class Tally:
         self._counts.tokens += tokens
         self._counts.computed_tokens += computed_tokens
         self._counts.batch_tokens = min(self._counts.batch_tokens or batch_tokens, batch_tokens)
+        if self._first_batch_at is None:
+            self._first_batch_at = time.monotonic()
+        else:
+            self._counts.timed_windows += windows
+            self._counts.timed_seconds = time.monotonic() - self._first_batch_at
 
     def add_block(self, documents: int, rejects: list[dict[str, Any]], peak_bytes: int) -> None:
         """Notes a finished block; ``rejects`` have the fields of records.REJECT."""

@@ -5,19 +5,20 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
-from qa_ray.answers import Candidate, answer, candidates
+from qa_ray.answers import answer, candidates
 from qa_ray.checkpoints import open_checkpoint
 from qa_ray.documents import FAULTS, text_fault
 from qa_ray.errors import ConfigError, InputError
-from qa_ray.logits import BatchSize, DocumentLogits, Forward, Model, Pair, logits
+from qa_ray.logits import BatchSize, Forward, Logits, Model, Pair, logits
 from qa_ray.records import Ranking, Tokens
 from qa_ray.settings import ReadingSettings, settle
-from qa_ray.spans import log_normaliser, rank_logits, spans
+from qa_ray.spans import log_normalisers, rank_logits, spans
 from qa_ray.tokens import Tokeniser
 from qa_ray.windows import windows
 
@@ -126,8 +127,8 @@ class Reader:
         for group in _groups(documents):
             pairs = [self.pair(documents[d], question, settings) for d, question in group]
             found = logits(self.model, self.layout, pairs, on_batch)
-            for (d, _), pair, pair_logits in zip(group, pairs, found, strict=True):
-                fields = answer_pair(documents[d], pair, pair_logits, settings)
+            answers = answer_pairs([documents[d] for d, _ in group], pairs, found, settings)
+            for (d, _), pair, fields in zip(group, pairs, answers, strict=True):
                 results[d].append(fields | {"num_windows": len(pair.windows)})
         return results
 
@@ -186,33 +187,50 @@ def _groups(documents: Sequence[ReadableDocument]) -> Iterator[list[tuple[int, n
         yield group
 
 
-def answer_pair(
-    document: ReadableDocument, pair: Pair, found: DocumentLogits, settings: ReadingSettings
-) -> dict[str, Any]:
-    num_owned_W = torch.from_numpy(pair.windows.own_stop_W - pair.windows.own_start_W).to(found.start_T.device)
+def answer_pairs(
+    documents: Sequence[ReadableDocument], pairs: Sequence[Pair], found: Logits, settings: ReadingSettings
+) -> list[dict[str, Any]]:
+    """What records.ANSWER says of each pair; ``documents`` has that of each.
+
+    Raises:
+        FloatingPointError: logits that are no numbers.
+    """
+    device, temperature = found.start_T.device, settings.temperature
+    num_tokens = [len(pair.document_ids_T) for pair in pairs]
+    num_owned_W = np.concatenate([pair.windows.own_stop_W - pair.windows.own_start_W for pair in pairs])
+    num_owned_W = torch.from_numpy(num_owned_W).to(device)
     start_T = rank_logits(found.start_T, found.null_start_W, num_owned_W, settings.ranking)
     end_T = rank_logits(found.end_T, found.null_end_W, num_owned_W, settings.ranking)
-    reach_T = torch.from_numpy(pair.windows.reach_T()).to(start_T.device)
-    best = candidates(
-        spans(start_T, end_T, reach_T, settings.max_answer_tokens), document.tokens, document.text, settings.n_best
-    )
-    return answer(
-        document.text,
-        best,
-        log_normaliser=log_normaliser(start_T / settings.temperature) + log_normaliser(end_T / settings.temperature),
-        null_logit=_null_logit(best, pair, found, settings),
-        temperature=settings.temperature,
-        no_answer_threshold=settings.no_answer_threshold,
-        snippet_chars=settings.snippet_chars,
-    )
-
-
-def _null_logit(best: list[Candidate], pair: Pair, found: DocumentLogits, settings: ReadingSettings) -> float:
-    """What the best candidate is held against: 0 where its window's null logit has been taken off already."""
-    if settings.ranking == "logit_minus_null" or not best:
-        return 0.0
-    window = int(np.searchsorted(pair.windows.own_stop_W, best[0].start_token, side="right"))
-    return float(found.null_start_W[window] + found.null_end_W[window])
+    reach_T = torch.from_numpy(np.concatenate([pair.windows.reach_T() for pair in pairs])).to(device)
+    normalisers = log_normalisers(start_T / temperature, num_tokens) + log_normalisers(end_T / temperature, num_tokens)
+    if not np.isfinite(normalisers).all():
+        raise FloatingPointError("the model's logits are no finite numbers; try runner.dtype=float32")
+    null_logits = iter((found.null_start_W + found.null_end_W).tolist())
+    answers = []
+    for document, pair, best_spans, normaliser in zip(
+        documents,
+        pairs,
+        spans(start_T, end_T, reach_T, num_tokens, settings.max_answer_tokens),
+        normalisers.tolist(),
+        strict=True,
+    ):
+        best = candidates(best_spans, document.tokens, document.text, settings.n_best)
+        null_logit_W = list(islice(null_logits, len(pair.windows)))
+        null_logit = 0.0  # where its window's null logit has been taken off already
+        if best and settings.ranking == "logit":
+            null_logit = null_logit_W[np.searchsorted(pair.windows.own_stop_W, best[0].start_token, side="right")]
+        answers.append(
+            answer(
+                document.text,
+                best,
+                log_normaliser=normaliser,
+                null_logit=null_logit,
+                temperature=temperature,
+                no_answer_threshold=settings.no_answer_threshold,
+                snippet_chars=settings.snippet_chars,
+            )
+        )
+    return answers
 
 
 def _as_pipeline(found: dict[str, Any], top_k: int) -> Any:

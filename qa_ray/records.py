@@ -152,10 +152,10 @@ class Windows(NamedTuple):
         return len(self.start_W)
 
     def reach_T(self) -> np.ndarray:
-        """For each token, where the last window that holds it stops: no span from here goes farther in one window."""
+        """For each token, how many tokens the last window that holds it has from there on: no span is longer."""
         num_tokens = int(self.stop_W[-1])
-        last_window_T = np.searchsorted(self.start_W, np.arange(num_tokens), side="right") - 1
-        return self.stop_W[last_window_T]
+        num_until_next_W = np.diff(np.append(self.start_W, num_tokens))
+        return np.repeat(self.stop_W, num_until_next_W) - np.arange(num_tokens)
 
 
 class Span(NamedTuple):

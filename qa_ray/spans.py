@@ -1,23 +1,29 @@
-"""Logits of a document -> its best spans, in descending order.
+"""Logits of documents -> their best spans, in descending order.
 
 A span ``[start, stop)`` of tokens has the logit ``start_logit[start] + end_logit[stop - 1]``; it is at most
 ``max_answer_tokens`` long and lies within one window. Time and memory are linear in the tokens: only the band of
-allowed spans is ever looked at, never an L × L matrix.
+allowed spans is ever looked at, never an L × L matrix. All documents of a batch are searched together, on the device
+that holds their logits, in rows of at most ROW_TOKENS; what leaves it is the best of each row.
 
-Shapes: T tokens of the document, W windows, D lengths of a span (1 … max_answer_tokens).
+Shapes: P documents, each with a question; N tokens of all of them, end to end; W windows; R rows, C tokens of a row; D
+lengths of a span (1 … max_answer_tokens); S spans found.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from qa_ray.records import Ranking, Span
 
-CHUNK_TOKENS = 16_384  # a chunk's band of 16,384 × 30 logits takes 2 MB
+ROW_TOKENS = 1_024
+SEARCHED_TOKENS = 16_384  # at a time: the band of so many × 30 logits takes 2 MB
 
 
-def rank_logits(logits_T: Tensor, null_logits_W: Tensor, num_owned_W: Tensor, ranking: Ranking) -> Tensor:
+def rank_logits(logits_N: Tensor, null_logits_W: Tensor, num_owned_W: Tensor, ranking: Ranking) -> Tensor:
     """The start (or end) logits by which spans of different windows are ranked against each other.
 
     ``logit`` takes them as they are (transformers' run_qa.py). ``logit_minus_null`` measures each against what its
@@ -25,60 +31,112 @@ def rank_logits(logits_T: Tensor, null_logits_W: Tensor, num_owned_W: Tensor, ra
     2018). Within one window both rank alike.
     """
     if ranking == "logit":
-        return logits_T
-    return logits_T - torch.repeat_interleave(null_logits_W, num_owned_W)
+        return logits_N
+    return logits_N - torch.repeat_interleave(null_logits_W, num_owned_W)
 
 
 def spans(
-    start_logits_T: Tensor, end_logits_T: Tensor, reach_T: Tensor, max_answer_tokens: int, first: int = 64
-) -> Iterator[Span]:
-    """All spans, best first; equal logits by start, then by length.
+    start_logits_N: Tensor,
+    end_logits_N: Tensor,
+    reach_N: Tensor,
+    num_tokens_P: Sequence[int],
+    max_answer_tokens: int,
+    first: int = 64,
+) -> list[Iterator[Span]]:
+    """For each document all its spans, best first; equal logits by start, then by length.
 
-    ``reach_T[t]`` is where the last window holding token t stops. The ``first`` spans are searched at once; whoever
-    takes more causes a second search for four times as many, and so on.
+    ``reach_N`` is how many tokens the last window that holds a token has from there on. The ``first`` spans of all
+    documents are searched at once; whoever takes more of one causes a second search for four times as many, and so on.
     """
-    num_taken, limit = 0, first
-    while True:
-        found = _top(start_logits_T, end_logits_T, reach_T, max_answer_tokens, limit)
-        yield from found[num_taken:]
-        if len(found) < limit:
-            return
-        num_taken, limit = len(found), 4 * limit
+
+    def of_one(tokens: slice, found: list[Span], limit: int) -> Iterator[Span]:
+        num_taken = 0
+        while True:
+            yield from found[num_taken:]
+            if len(found) < limit:
+                return
+            num_taken, limit = len(found), 4 * limit
+            start, end, reach = start_logits_N[tokens], end_logits_N[tokens], reach_N[tokens]
+            (found,) = _best(start, end, reach, [len(reach)], max_answer_tokens, limit)
+
+    found_P = _best(start_logits_N, end_logits_N, reach_N, num_tokens_P, max_answer_tokens, first)
+    bounds = pairwise(np.cumsum([0, *num_tokens_P]).tolist())
+    return [of_one(slice(*bound), found, first) for bound, found in zip(bounds, found_P, strict=True)]
 
 
-def _top(
-    start_logits_T: Tensor, end_logits_T: Tensor, reach_T: Tensor, max_answer_tokens: int, limit: int
-) -> list[Span]:
-    chunks = [
-        _top_of_chunk(start_logits_T, end_logits_T, reach_T, max_answer_tokens, limit, first_token)
-        for first_token in range(0, len(start_logits_T), CHUNK_TOKENS)
-    ]
-    logits, starts, stops = (torch.cat(column) for column in zip(*chunks, strict=True))
-    order = torch.argsort(logits, descending=True, stable=True)[:limit]
-    return [
-        Span(*row) for row in zip(starts[order].tolist(), stops[order].tolist(), logits[order].tolist(), strict=True)
-    ]
+def log_normalisers(logits_N: Tensor, num_tokens_P: Sequence[int]) -> np.ndarray:
+    """log Σ exp over all tokens of each document, each counted once, [P] in float64.
+
+    Shared normalisation, Clark & Gardner 2018.
+    """
+    rows = _rows(num_tokens_P)
+    of_rows = []
+    for some in rows.some_at_a_time():
+        token_RC, is_real_RC = some.tokens(logits_N.device)
+        logits_RC = logits_N[token_RC].double().masked_fill(~is_real_RC, -torch.inf)
+        of_rows.append(torch.logsumexp(logits_RC, dim=1).cpu().numpy())
+    first_row_P = np.searchsorted(rows.document_R, np.arange(len(num_tokens_P)))
+    return np.logaddexp.reduceat(np.concatenate(of_rows), first_row_P)
 
 
-def _top_of_chunk(
-    start_logits_T: Tensor, end_logits_T: Tensor, reach_T: Tensor, max_answer_tokens: int, limit: int, first_token: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Logits, starts and stops of the best ``limit`` spans that start in one chunk, in order of (start, stop)."""
-    device = start_logits_T.device
-    start_C = torch.arange(first_token, min(first_token + CHUNK_TOKENS, len(start_logits_T)), device=device)
-    last_CD = start_C[:, None] + torch.arange(max_answer_tokens, device=device)
-    allowed_CD = last_CD < reach_T[start_C, None]
-    end_logits_CD = end_logits_T[last_CD.clamp_(max=len(end_logits_T) - 1)]
-    logits_CD = torch.where(allowed_CD, start_logits_T[start_C, None] + end_logits_CD, -torch.inf)
-    flat = logits_CD.flatten()
-    # topk keeps any of several equals; taking all that reach its last value keeps the first of them, on every device.
-    worst = torch.topk(flat, min(limit, len(flat))).values[-1]
-    best = ((flat >= worst) & allowed_CD.flatten()).nonzero().squeeze(1)
-    best = best[torch.argsort(flat[best], descending=True, stable=True)[:limit]].sort().values
-    starts = start_C[best // max_answer_tokens]
-    return flat[best], starts, starts + best % max_answer_tokens + 1
+class _Rows(NamedTuple):
+    """Tokens ``[start, stop)`` of all, each row within a document."""
+
+    document_R: np.ndarray
+    start_R: np.ndarray
+    stop_R: np.ndarray
+
+    def some_at_a_time(self) -> Iterator["_Rows"]:
+        widest = int((self.stop_R - self.start_R).max())
+        step = max(1, SEARCHED_TOKENS // widest)
+        for first in range(0, len(self.start_R), step):
+            yield _Rows(*(column[first : first + step] for column in self))
+
+    def tokens(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """The tokens of the rows, [R, C], and which of them are real: shorter rows end with their last token."""
+        widest = int((self.stop_R - self.start_R).max())
+        start_R1, stop_R1 = (torch.from_numpy(column).to(device)[:, None] for column in (self.start_R, self.stop_R))
+        token_RC = start_R1 + torch.arange(widest, device=device)
+        return token_RC.minimum(stop_R1 - 1), token_RC < stop_R1
 
 
-def log_normaliser(logits_T: Tensor) -> float:
-    """log Σ exp over all tokens of the document, each counted once: shared normalisation, Clark & Gardner 2018."""
-    return float(torch.logsumexp(logits_T.double(), dim=0))
+def _rows(num_tokens_P: Sequence[int]) -> _Rows:
+    stop_P = np.cumsum(num_tokens_P)
+    start_P = stop_P - num_tokens_P
+    num_rows_P = -(-np.asarray(num_tokens_P) // ROW_TOKENS)
+    document_R = np.repeat(np.arange(len(num_tokens_P)), num_rows_P)
+    number_R = np.arange(len(document_R)) - np.repeat(np.cumsum(num_rows_P) - num_rows_P, num_rows_P)
+    start_R = start_P[document_R] + number_R * ROW_TOKENS
+    return _Rows(document_R, start_R, np.minimum(start_R + ROW_TOKENS, stop_P[document_R]))
+
+
+def _best(
+    start_logits_N: Tensor,
+    end_logits_N: Tensor,
+    reach_N: Tensor,
+    num_tokens_P: Sequence[int],
+    max_answer_tokens: int,
+    limit: int,
+) -> list[list[Span]]:
+    """The best ``limit`` spans of each document."""
+    length_D = torch.arange(max_answer_tokens, device=reach_N.device)  # less one
+    found = []
+    for rows in _rows(num_tokens_P).some_at_a_time():
+        token_RC, is_real_RC = rows.tokens(reach_N.device)
+        allowed_RCD = (length_D < reach_N[token_RC, None]) & is_real_RC[..., None]
+        end_logits_RCD = end_logits_N[(token_RC[..., None] + length_D).clamp_(max=len(reach_N) - 1)]
+        logits_RCD = torch.where(allowed_RCD, start_logits_N[token_RC, None] + end_logits_RCD, -torch.inf)
+        # topk keeps any of several equals; all that reach its last value hold the first of them, on every device.
+        flat = logits_RCD.flatten(1)
+        worst_R1 = torch.topk(flat, min(limit, flat.shape[1])).values[:, -1:]
+        row_S, place_S = ((flat >= worst_R1) & allowed_RCD.flatten(1)).nonzero(as_tuple=True)
+        row_S, place_S, logit_S = (x.cpu().numpy() for x in (row_S, place_S, flat[row_S, place_S]))
+        start_S = rows.start_R[row_S] + place_S // max_answer_tokens
+        found.append((rows.document_R[row_S], start_S, place_S % max_answer_tokens, logit_S))
+    document_S, start_S, length_S, logit_S = map(np.concatenate, zip(*found, strict=True))
+    start_S = start_S - (np.cumsum(num_tokens_P) - num_tokens_P)[document_S]
+    order = np.lexsort((length_S, start_S, -logit_S, document_S))
+    bounds = pairwise(np.searchsorted(document_S[order], np.arange(len(num_tokens_P) + 1)))
+    best_P = [order[first : min(stop, first + limit)] for first, stop in bounds]
+    columns = start_S, start_S + length_S + 1, logit_S
+    return [[Span(*row) for row in zip(*(x[best].tolist() for x in columns), strict=True)] for best in best_P]

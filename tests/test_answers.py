@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from qa_ray.answers import Candidate, answer, candidates, snippet, trim
 from qa_ray.records import Span, Tokens
-from qa_ray.spans import log_normaliser, spans
+from qa_ray.spans import log_normalisers, spans
 
 TEXTS = st.text(alphabet="ab \n\t\u00a0e\u0301\u0308中😀.", min_size=1, max_size=40)
 
@@ -47,13 +47,22 @@ def test_equal_texts_at_different_places_are_different_candidates():
     assert [(c.start_char, c.stop_char) for c in found] == [(0, 9), (16, 25)]
 
 
+def until_the_end(text: str) -> torch.Tensor:
+    """How far spans may reach from each character: one window holds all."""
+    return torch.arange(len(text), 0, -1)
+
+
+def sum_of_normalisers(*logits: torch.Tensor) -> float:
+    return sum(float(log_normalisers(logits_T, [len(logits_T)])[0]) for logits_T in logits)
+
+
 @given(TEXTS, st.integers(0, 1000), st.integers(1, 8), st.floats(0.5, 3))
 def test_scores_lie_in_0_to_1_fall_and_sum_to_at_most_1(text: str, seed: int, longest: int, temperature: float):
     random = torch.Generator().manual_seed(seed)
     start, end = (4 * torch.randn(len(text), generator=random) for _ in range(2))
-    reach = torch.full((len(text),), len(text))
-    best = candidates(spans(start, end, reach, longest), each_character(text), text, n_best=10_000)
-    normaliser = log_normaliser(start / temperature) + log_normaliser(end / temperature)
+    (found_spans,) = spans(start, end, until_the_end(text), [len(text)], longest)
+    best = candidates(found_spans, each_character(text), text, n_best=10_000)
+    normaliser = sum_of_normalisers(start / temperature, end / temperature)
     found = answer(text, best, log_normaliser=normaliser, null_logit=0.0, temperature=temperature)
     scores = [span["score"] for span in found["n_best"]]
     assert all(0 <= score <= 1 for score in scores)
@@ -65,8 +74,9 @@ def test_scores_lie_in_0_to_1_fall_and_sum_to_at_most_1(text: str, seed: int, lo
 
 def test_the_score_is_the_softmax_product():
     text, start, end = "abc", torch.tensor([2.0, 0.0, 1.0]), torch.tensor([0.0, 3.0, 1.0])
-    best = candidates(spans(start, end, torch.full((3,), 3), 3), each_character(text), text, n_best=1)
-    found = answer(text, best, log_normaliser=log_normaliser(start) + log_normaliser(end), null_logit=0.0)
+    (found_spans,) = spans(start, end, until_the_end(text), [3], 3)
+    best = candidates(found_spans, each_character(text), text, n_best=1)
+    found = answer(text, best, log_normaliser=sum_of_normalisers(start, end), null_logit=0.0)
     expected = torch.softmax(start, 0)[0] * torch.softmax(end, 0)[1]
     assert found["answer"] == "ab"
     assert found["score"] == pytest.approx(float(expected))

@@ -100,6 +100,7 @@ def test_counts_add_up(job, uninterrupted):
     counts = manifest["counts"]
     assert (counts["documents"], counts["answers"], counts["rejects"]) == (NUM_DOCUMENTS, len(PAIRS), 0)
     assert counts["windows"] == sum(row["num_windows"] for row in answers) == manifest["windows_this_run"]
+    assert manifest["windows_per_second"] > 0
     (file,) = manifest["files"]["answers"]
     assert (file["name"], file["rows"], manifest["files"]["rejects"]) == ("part-00000.parquet", len(PAIRS), [])
     content = (Path(job.output) / "answers" / file["name"]).read_bytes()

@@ -1,6 +1,6 @@
 """qa-ray beside transformers 5, the question-answering pipeline of transformers 4.57 and Haystack: make bench.
 
-    python tests/benchmarks/bench.py [--rounds 5] [--only forward,share,reader] [--peers .bench] [--out bench.json]
+    python tests/benchmarks/bench.py [--rounds 5] [--only forward,share,job,reader] [--peers .bench]
 
 Every row compares contenders that took turns in one run, on the same windows and weights: medians, and the spread
 between the fastest and the slowest round. The floor is the operations of the window over the rate of matrix products
@@ -10,6 +10,7 @@ that this machine reached in this run.
 import argparse
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -23,7 +24,10 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+import ray
 import torch
 from rich.console import Console
 from rich.table import Table
@@ -31,9 +35,12 @@ from transformers import LongformerConfig, LongformerForQuestionAnswering
 
 from qa_ray import Reader
 from qa_ray.checkpoints import open_checkpoint
+from qa_ray.config import AnswerConfig
 from qa_ray.logits import Forward, Model
+from qa_ray.pipeline import answer_documents
 from qa_ray.process import keep_memory
 from qa_ray.reader import ReadableDocument
+from qa_ray.resources import SPARE_CPUS, num_cores
 
 HERE = Path(__file__).parent
 NUM_QUESTION_TOKENS = 14
@@ -54,10 +61,12 @@ class Row:
         return statistics.median(self.seconds)
 
 
-def alternate(contenders: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each contender in each round; a round more comes first, to warm up."""
+def alternate(
+    contenders: dict[str, Callable[[], object]], rounds: int, *, warm_up: bool = True
+) -> dict[str, list[float]]:
+    """Seconds of each contender in each round, its own figure if it has one; to warm up, a round more comes first."""
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
-    for round_ in range(rounds + 1):
+    for round_ in range(1 - warm_up, rounds + 1):
         for name, work in contenders.items():
             started = time.perf_counter()
             told = work()
@@ -232,21 +241,90 @@ def share_rows(rounds: int, data: Path | None) -> Iterator[Row]:
         text, questions = longest_document(data)
         asked = [reader.tokeniser.question(question) for question in questions]
         document = ReadableDocument(text, reader.tokeniser(text), asked)
-        recorder: Any = Recorder(reader.model)
-        model, reader.model = reader.model, recorder
-        reader.read([document])
-        reader.model = model
         work: dict[str, Callable[[], object]] = {
-            "bare forward": partial(forward_all, model, recorder.batches),
+            "bare forward": partial(forward_all, reader.model, recorded(reader, document)),
             "from tokens to answers": partial(reader.read, [document]),
         }
         for contender, seconds in alternate(work, rounds).items():
             yield Row(f"{len(asked)} questions, windows of {max_tokens:,}/{overlap}", contender, seconds)
 
 
+def recorded(reader: Reader, document: ReadableDocument) -> list[tuple[Any, ...]]:
+    """The batches of a document's windows."""
+    recorder: Any = Recorder(reader.model)
+    model, reader.model = reader.model, recorder
+    reader.read([document])
+    reader.model = model
+    return recorder.batches
+
+
 def forward_all(model: Model, batches: list[tuple[Any, ...]]) -> None:
     for batch in batches:
         model(*batch)
+
+
+# ---- the job on Ray
+
+
+def job_rows(rounds: int, peers: Path, data: Path | None) -> Iterator[Row]:
+    """Seconds for 100 windows of the answer job after its start, of its model alone, and of another tool."""
+    text, questions = longest_document(data)
+    asked = questions[:4]
+    windows: dict[str, Any] = {"max_tokens": 384, "overlap_tokens": 128}
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        ids = [f"d{i}" for i in range(12)]
+        tables = {
+            "documents": {"document_id": ids, "text": [text] * len(ids)},
+            "questions": {"question_id": [*map(str, range(len(asked)))], "question": asked},
+        }
+        for name, columns in tables.items():
+            pq.write_table(pa.table(columns), f"{folder}/{name}.parquet", row_group_size=1)
+        ray.init(address="local", num_cpus=num_cores() + SPARE_CPUS, include_dashboard=False, log_to_driver=False)
+        stack.callback(ray.shutdown)
+        for dtype in ("float32", "bfloat16"):
+            reader = Reader("default", device="cpu", dtype=dtype, **windows)
+            tokens = [reader.tokeniser.question(question) for question in asked]
+            document = ReadableDocument(text, reader.tokeniser(text), tokens)
+            num_windows = sum(len(reader.pair(document, ids, reader.settings).windows) for ids in tokens)
+            work: dict[str, Callable[[], object]] = {
+                f"bare forward, {threads} threads": partial(bare, reader, document, threads, num_windows)
+                for threads in (1, num_cores())
+            }
+            for actors, threads in ((1, 1), (1, num_cores()), (num_cores(), 1)):
+                runner = {"device": "cpu", "dtype": dtype, "actors": actors, "cpus_per_actor": threads}
+                config = {"runner": runner, "windows": windows, "preview": 0}
+                work[f"job, {actors} actors of {threads} threads"] = partial(run_job, folder, config)
+            if dtype == "float32":
+                python = peers / "bin" / "python"
+                peer = stack.enter_context(Peer("pipeline", python, open_checkpoint("default").folder))
+                job = {"document": text, "questions": asked, "max_answer_tokens": 30, **windows}
+                work["transformers 4.57 pipeline"] = partial(per_100_windows, peer, job, num_windows)
+            for contender, seconds in alternate(work, rounds, warm_up=False).items():
+                yield Row(f"100 windows of 384/128 in {dtype}", contender, seconds)
+
+
+def bare(reader: Reader, document: ReadableDocument, num_threads: int, num_windows: int) -> float:
+    """The forward passes of a document's windows, ready made."""
+    torch.set_num_threads(num_threads)
+    batches = recorded(reader, document)
+    started = time.perf_counter()
+    forward_all(reader.model, batches)
+    seconds = time.perf_counter() - started
+    torch.set_num_threads(num_cores())
+    return 100 * seconds / num_windows
+
+
+def run_job(folder: str, config: dict[str, Any]) -> float:
+    """An answer job on the Ray that runs already."""
+    output = f"{folder}/output"
+    paths = {"documents": f"{folder}/documents.parquet", "questions": f"{folder}/questions.parquet"}
+    manifest = answer_documents(AnswerConfig(**paths, output=output, **config))
+    shutil.rmtree(output)
+    return 100 / manifest["windows_per_second"]
+
+
+def per_100_windows(peer: Peer, job: dict[str, Any], num_windows: int) -> float:
+    return 100 * peer.read(job) / num_windows
 
 
 # ---- what a person sees
@@ -274,12 +352,12 @@ def show(rows: list[Row], console: Console) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--only", default="forward,share,reader")
+    parser.add_argument("--only", default="forward,share,job,reader")
     parser.add_argument("--peers", type=Path, default=Path(".bench"), help="the environment of peers.txt")
     parser.add_argument("--data", type=Path, help="a folder with documents/ and questions/; the demo's are the default")
     parser.add_argument("--out", type=Path, default=Path("build/bench.json"))
     given = parser.parse_args()
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    torch.set_num_threads(num_cores())
     keep_memory()
     console = Console(width=160 if not sys.stdout.isatty() else None)
     rates = {dtype: matmul_rate(getattr(torch, dtype)) for dtype in ("float32", "bfloat16")}
@@ -289,6 +367,7 @@ def main() -> None:
     parts: dict[str, Callable[[], Iterator[Row]]] = {
         "forward": lambda: forward_rows(given.rounds, rates),
         "share": lambda: share_rows(given.rounds, given.data),
+        "job": lambda: job_rows(given.rounds, given.peers, given.data),
         "reader": lambda: reader_rows(given.rounds, given.peers, given.data),
     }
     for name in given.only.split(","):

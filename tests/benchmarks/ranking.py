@@ -16,7 +16,7 @@ from pathlib import Path
 from qa_ray import Reader
 from qa_ray.logits import logits
 from qa_ray.metrics import squad1_scores
-from qa_ray.reader import ReadableDocument, answer_pair
+from qa_ray.reader import ReadableDocument, answer_pairs
 from qa_ray.records import Ranking
 
 RANKINGS: tuple[Ranking, ...] = ("logit", "logit_minus_null")
@@ -34,12 +34,12 @@ def main(path: str, model: str = "default", num_articles: str = "7", num_questio
         questions = [reader.tokeniser.question(qa["question"]) for qa in asked]
         document = ReadableDocument(text, reader.tokeniser(text), questions)
         pairs = [reader.pair(document, question, reader.settings) for question in questions]
-        for qa, pair, found in zip(asked, pairs, logits(reader.model, reader.layout, pairs), strict=True):
-            totals["questions"] += 1
-            for ranking in RANKINGS:
-                best = answer_pair(document, pair, found, replace(reader.settings, ranking=ranking))["n_best"][0][
-                    "answer"
-                ]
+        found = logits(reader.model, reader.layout, pairs)
+        totals["questions"] += len(asked)
+        for ranking in RANKINGS:
+            settings = replace(reader.settings, ranking=ranking)
+            for qa, answer in zip(asked, answer_pairs([document] * len(pairs), pairs, found, settings), strict=True):
+                best = answer["n_best"][0]["answer"]
                 exact, f1 = squad1_scores(best, [gold["text"] for gold in qa["answers"]])
                 totals[f"{ranking} EM"] += exact
                 totals[f"{ranking} F1"] += f1
