@@ -1,4 +1,4 @@
-"""Tokens -> answers, in Ray's actors with the model: Arrow tables in, Arrow tables out, one row a document.
+"""Tokens -> answers, in Ray's actors with the model: Arrow tables in, parts out, one row a document.
 
 Here is the boundary of rejects: a document that makes the model fail becomes a row that says so.
 """
@@ -15,6 +15,7 @@ from qa_ray.checkpoints import open_checkpoint
 from qa_ray.documents import failure, reject
 from qa_ray.errors import JobError, ModelError
 from qa_ray.logits import BatchSize
+from qa_ray.parts import write_part
 from qa_ray.process import keep_memory, peak_bytes, use_threads
 from qa_ray.reader import ReadableDocument, Reader
 from qa_ray.records import PART, TOKENISED, Tokens
@@ -36,10 +37,11 @@ class ActorSettings:
     forward: str
     batch_tokens: int | None
     num_threads: int
+    parts: str  # where to write
 
 
 class AnswerDocuments:
-    """An actor with the model: answers the questions of a block of documents, as records.PART."""
+    """An actor with the model: answers the questions of a block of documents, and writes them as records.PART."""
 
     def __init__(self, settings: ActorSettings, tally: Any, attempts: Any):
         use_s3(**settings.storage)
@@ -60,7 +62,7 @@ class AnswerDocuments:
         self._settings, self._tally, self._attempts = settings, tally, attempts
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        """The block's documents, each with all its answers and rejects."""
+        """Writes the block's documents, each with all its answers and rejects; tells how many they are."""
         if verdict := ray.get(self._tally.verdict.remote()):
             raise JobError(verdict)
         asked = table["questions"].to_pylist()
@@ -81,9 +83,12 @@ class AnswerDocuments:
             "num_tokens": [len(document.tokens) for document in documents],
             "num_windows": num_windows,
         }
-        self._tally.add_block.remote(table.num_rows, [reject for row in rejects for reject in row], peak_bytes())
         kept = table.drop_columns(TOKENISED.names)
-        return pa.table([*kept.columns, *pa.table(rows, PART).columns], [*kept.column_names, *PART.names])
+        part = pa.table([*kept.columns, *pa.table(rows, PART).columns], [*kept.column_names, *PART.names])
+        if part.num_rows:
+            write_part(self._settings.parts, part)
+        self._tally.add_block.remote(table.num_rows, [reject for row in rejects for reject in row], peak_bytes())
+        return pa.table({"num_documents": [table.num_rows]})
 
     def _on_batch(self, size: BatchSize) -> None:
         self._tally.add_batch.remote(*size)

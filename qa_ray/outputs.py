@@ -75,7 +75,7 @@ def look(uri: str, identity: dict[str, Any]) -> Output:
     Raises:
         OutputError: files that are not ours, or another run; the settings that differ are named.
     """
-    if "?" in uri:  # Ray would take what follows for a query, and find nothing to resume
+    if "?" in uri:  # whoever reads it would take it for a pattern, or what follows for a query
         raise OutputError(f"output: {uri!r} has a question mark in its name; give another folder with output=…")
     filesystem, path = open_filesystem(uri)
     with writing(uri):

@@ -1,20 +1,50 @@
 """What a run has written so far: parts, one row a document. They are also its record of the documents that are done.
 
-A part is whole or it is nothing: S3 shows a file when all of it is there, and on a disk Parquet's footer comes last. So
-documents and the note that they are done cannot differ, whatever is killed when; and a document that two workers wrote,
-one of them thought dead, is told by its id.
+An actor writes a block's part before it takes the next block. A part is whole or it is nothing: S3 shows a file when
+all of it is there, and on a disk Parquet's footer comes last. So documents and the note that they are done cannot
+differ, whatever is killed when; and a document that two workers wrote, one of them thought dead, is told by its id.
 """
 
 from collections.abc import Iterator
+from uuid import uuid4
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from qa_ray.documents import hash_ids
-from qa_ray.storage import join, list_names, open_filesystem, remove_file
+from qa_ray.errors import OutputError
+from qa_ray.storage import (
+    explain,
+    is_storage_error,
+    join,
+    list_names,
+    make_folder,
+    open_filesystem,
+    remove_file,
+)
 
 DOCUMENTS_PER_BATCH = 64
+
+
+def write_part(uri: str, table: pa.Table) -> None:
+    """Adds a part to those at ``uri``.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    filesystem, path = open_filesystem(join(uri, f"{uuid4().hex}.parquet"))
+    try:
+        make_folder(uri)
+        with filesystem.open(path, "wb") as file:
+            pq.write_table(table, file, compression="zstd")
+    except Exception as error:
+        if not is_storage_error(error):
+            raise
+        raise OutputError(
+            f"output: cannot write {uri!r}: {explain(error)}; mend that and start again: documents that are done stay "
+            "done"
+        ) from error
 
 
 def finished_ids(uri: str, id_column: str) -> np.ndarray:

@@ -7,11 +7,10 @@ and the same job started again reads, tokenises and answers the rest.
     repartition           blocks of some hundred windows' worth of documents
     TokeniseDocuments     CPU actors: drop finished documents, attach questions, check, tokenise     documents, tokens
     AnswerDocuments       actors with the model                                    windows, logits, spans, answers
-    write_parquet         parts, one row a document                                                  parts
+                          write parts, one row a document                                            parts
     commit                parts -> flat answers and rejects, verified; manifest; _SUCCESS            commit
 """
 
-import errno
 import re
 import time
 from dataclasses import asdict, replace
@@ -28,7 +27,7 @@ from qa_ray.answering import ActorSettings, AnswerDocuments
 from qa_ray.attempts import Attempts
 from qa_ray.commit import commit
 from qa_ray.config import AnswerConfig, Limits
-from qa_ray.errors import JobError, OutputError, QaRayError
+from qa_ray.errors import JobError, QaRayError
 from qa_ray.inputs import RowGroup, unfinished_row_groups
 from qa_ray.logits import BATCH_TOKENS
 from qa_ray.outputs import Output, check_writable, claim, look
@@ -39,7 +38,7 @@ from qa_ray.progress import LOG, Counts, Tally, logged_to, shown
 from qa_ray.resources import Resources, beside_driver, find_resources, ray_started
 from qa_ray.retry import commit_retry, documents_without, rejected_questions
 from qa_ray.scan import Scan, gathered
-from qa_ray.storage import is_local, join, open_filesystem, use_s3
+from qa_ray.storage import join, use_s3
 from qa_ray.tokenising import TokeniseDocuments, TokeniseSettings
 
 
@@ -136,7 +135,7 @@ def run(
             num_cpus=resources.cpus_per_actor,
             num_gpus=resources.gpus_per_actor,
             fn_constructor_kwargs={
-                "settings": actor_settings(plan, resources),
+                "settings": actor_settings(plan, resources, output.parts),
                 "tally": tally,
                 "attempts": attempts,
             },
@@ -148,9 +147,9 @@ def run(
         return ray.get(tally.counts.remote())  # pyright: ignore[reportReturnType] (an actor's method is untyped)
 
     num_windows = round(plan.num_windows * (1 - len(finished) / plan.documents.num_documents))
-    filesystem, parts = open_filesystem(output.parts)
-    with shown(poll, plan.documents.num_documents, num_windows), _explained(output):
-        dataset.write_parquet(parts, filesystem=None if is_local(output.parts) else filesystem)
+    with shown(poll, plan.documents.num_documents, num_windows), _explained():
+        for _ in dataset.iter_batches(batch_size=None, prefetch_batches=0):
+            pass  # all was written by the actors
     counts = poll()
     asked_tokens = plan.config.runner.batch_tokens or BATCH_TOKENS[resources.device]
     if 0 < counts.batch_tokens < asked_tokens:
@@ -183,7 +182,7 @@ def tokenise_settings(plan: Plan, finished: np.ndarray) -> TokeniseSettings:
     )
 
 
-def actor_settings(plan: Plan, resources: Resources) -> ActorSettings:
+def actor_settings(plan: Plan, resources: Resources, parts: str) -> ActorSettings:
     """The plan's part for the actors."""
     runner = plan.config.runner
     return ActorSettings(
@@ -197,14 +196,12 @@ def actor_settings(plan: Plan, resources: Resources) -> ActorSettings:
         forward=runner.forward,
         batch_tokens=runner.batch_tokens,
         num_threads=resources.cpus_per_actor,
+        parts=parts,
     )
 
 
 class _explained:
-    """``with _explained(output):`` tells what made Ray fail in our own words."""
-
-    def __init__(self, output: Output):
-        self._output = output
+    """``with _explained():`` tells what made Ray fail in our own words."""
 
     def __enter__(self) -> None:
         pass
@@ -215,11 +212,6 @@ class _explained:
         for cause in _causes(error):
             if isinstance(cause, QaRayError):
                 raise cause
-            if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EROFS, errno.EDQUOT):
-                raise OutputError(
-                    f"output: cannot write {self._output.uri!r}: {cause.strerror or cause}; make room and start again: "
-                    "documents that are done stay done"
-                ) from error
         # What an actor raised while it was made arrives as text only.
         if told := re.findall(r"^qa_ray\.errors\.(\w+): (.+)", str(error), re.DOTALL | re.MULTILINE):
             kind, message = map(str, told[-1])

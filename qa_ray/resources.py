@@ -20,8 +20,8 @@ from qa_ray.config import AnswerConfig, RunnerSettings
 from qa_ray.errors import ConfigError, JobError, QaRayError
 from qa_ray.logits import find_dtype
 
-# Beside its actors a run needs one CPU each to read, to tokenise and to write.
-SPARE_CPUS = 3
+# Beside its actors a run needs one CPU each to read and to tokenise.
+SPARE_CPUS = 2
 # On a CPU: what an actor holds at most, with a model of usual size, and the work that pays for its start.
 BYTES_PER_ACTOR = 2 * 2**30
 WINDOWS_PER_ACTOR = 200
@@ -87,7 +87,7 @@ def _start() -> None:
     _check_scratch(os.environ.get("RAY_TMPDIR") or "/tmp")  # Ray's own choice
     for is_last in (False, True):
         try:
-            # Reading, filtering and writing are light: they share the cores with the actors and take none away.
+            # Reading and tokenising are light: they share the cores with the actors and take none away.
             ray.init(
                 address="local",  # not a cluster that happens to run here
                 num_cpus=num_cores() + SPARE_CPUS,
@@ -143,7 +143,7 @@ def find_resources(config: AnswerConfig, num_windows: int) -> Resources:
     needed = fewest * cpus_per_actor + SPARE_CPUS
     if cpus < needed:
         raise ConfigError(
-            f"runner: {fewest} actors of {cpus_per_actor} CPUs and {SPARE_CPUS} to read, tokenise and write "
+            f"runner: {fewest} actors of {cpus_per_actor} CPUs and {SPARE_CPUS} to read and tokenise "
             f"need {needed} CPUs, and Ray has {cpus}; set fewer runner.actors or runner.cpus_per_actor, or add nodes"
         )
     if (gpus := cluster.get("GPU", 0)) < fewest * gpus_per_actor:

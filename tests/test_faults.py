@@ -111,31 +111,25 @@ def finished_windows(config: AnswerConfig) -> int:
     return sum(windows.values())
 
 
-def test_a_kill_costs_no_more_than_the_block_that_each_actor_is_reading(
+def test_a_kill_costs_no_more_than_a_block_of_each_actor(
     tmp_path: Path, job, unbroken, monkeypatch: pytest.MonkeyPatch
 ):
     config, log = changed(job, output=str(tmp_path / "out"), runner=SLOWLY), tmp_path / "log"
     path, parts, record = write_config(tmp_path, config), Path(config.output) / "_run" / "parts", tmp_path / "record"
     monkeypatch.setenv("RECORD", str(record))
-    with command_line(path, log, "record") as process:
-        since, before = time.monotonic(), 0
-
-        def none_is_being_written() -> bool:
-            nonlocal since, before
-            if before != (now := len(list(parts.glob("*.parquet")))):
-                since, before = time.monotonic(), now
-            return before > 2 and time.monotonic() - since > 1
-
-        wait_for(none_is_being_written, process, log)
-        kill_session(process)
+    draw, num_kills = random.Random(0), 3
+    for kill in range(num_kills):
+        with command_line(path, log, "record") as process:
+            wait_for(lambda: len(list(parts.glob("*.parquet"))) > kill, process, log)  # noqa: B023
+            time.sleep(draw.uniform(0, 2))
+            kill_session(process)
     with command_line(path, log, "record") as process:
         assert process.wait(600) == 0, log.read_text()
     times_read = Counter(record.read_text().split())
-    read_again = sum(times > 1 for times in times_read.values())
-    print(f"{before} parts when it was killed; {read_again} documents were read twice")  # noqa: T201
+    read_again = times_read.total() - NUM_DOCUMENTS
+    print(f"{read_again} documents were read again after {num_kills} kills")  # noqa: T201
     assert len(times_read) == NUM_DOCUMENTS
-    assert max(times_read.values()) == 2
-    assert 0 < read_again <= 2 * make_plan(config).rows_per_block("cpu", 2)
+    assert 0 < read_again <= num_kills * 2 * make_plan(config).rows_per_block("cpu", 2)
     assert_same_answers(read_rows(config, "answers"), unbroken)
 
 

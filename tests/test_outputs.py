@@ -112,7 +112,7 @@ def test_a_disk_that_fills_up_in_mid_run_is_told_and_the_run_goes_on_when_there_
     config = write_job(tmp_path, models["bert"], documents, [{"question_id": "q", "question": "Who built it?"}])
     with small_disk(tmp_path / "disk") as disk:
         config = changed(config, output=str(disk / "out"))
-        with told(OutputError, "No space left on device; make room and start again: documents that are done stay done"):
+        with told(OutputError, "No space left on device; mend that and start again: documents that are done stay done"):
             answer_documents(config)
         subprocess.run(["mount", "-o", "remount,size=20m", str(disk)], check=True)
         manifest = answer_documents(config)
