@@ -53,8 +53,10 @@ class Checkpoint:
     fingerprint: str  # sha256 over weights, config, tokenizer and settings
 
 
-def open_checkpoint(name: str) -> Checkpoint:
+def open_checkpoint(name: str, *, needs_head: bool = True) -> Checkpoint:
     """The checkpoint called ``name``, downloaded if it lies elsewhere.
+
+    Without ``needs_head`` it may be one that was not fine-tuned for question answering.
 
     Raises:
         ModelError: no such model, no question-answering head, no tokenizer, only pickled weights, broken settings.
@@ -73,7 +75,8 @@ def open_checkpoint(name: str) -> Checkpoint:
             f"model {name!r}: its config.json says model_type {family!r}, for which transformers has no "
             "question-answering model; take a checkpoint of a family that AutoModelForQuestionAnswering knows"
         )
-    if not any(key.startswith("qa_outputs.") for path in weights for key in _tensor_names(path, name)):
+    tensors = [key for path in weights for key in _tensor_names(path, name)]
+    if needs_head and not any(key.startswith("qa_outputs.") for key in tensors):
         raise ModelError(
             f"model {name!r}: no question-answering head (qa_outputs) in {str(folder)!r}, "
             f"architectures {config.get('architectures')}; take a checkpoint fine-tuned for question answering"

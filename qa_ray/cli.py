@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from rich.console import Console
 from rich.markup import escape
 
-from qa_ray.config import AnswerConfig, EvaluateConfig, PrepareConfig, read_config
+from qa_ray.config import AnswerConfig, EvaluateConfig, LengthenConfig, PrepareConfig, read_config
 from qa_ray.errors import JobError, UserError
 
 DONE, FAILED, REFUSED, WITH_REJECTS, INTERRUPTED = 0, 1, 2, 3, 130
@@ -58,10 +58,22 @@ def evaluate(arguments: argparse.Namespace, console: Console) -> int:
     return DONE
 
 
+def lengthen(arguments: argparse.Namespace, console: Console) -> int:
+    """A BERT or RoBERTa checkpoint -> a Longformer."""
+    from qa_ray.lengthen import lengthen as make_longformer
+    from qa_ray.storage import use_s3
+
+    config = read_config(LengthenConfig, arguments.config, arguments.settings)
+    use_s3(**config.storage.model_dump())
+    console.print(str(make_longformer(**config.model_dump(exclude={"storage"}))), soft_wrap=True)
+    return DONE
+
+
 VERBS: dict[str, Callable[[argparse.Namespace, Console], int]] = {
     "prepare": prepare,
     "answer": answer,
     "evaluate": evaluate,
+    "lengthen": lengthen,
 }
 
 

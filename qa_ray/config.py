@@ -150,6 +150,16 @@ class PrepareConfig(Section):
     storage: StorageSettings = StorageSettings()
 
 
+class LengthenConfig(Section):
+    """``qa-ray lengthen``."""
+
+    model: Place
+    output: Place
+    max_tokens: PositiveInt = 4096
+    attention_window: PositiveInt = 512
+    storage: StorageSettings = StorageSettings()
+
+
 class EvaluateConfig(Section):
     """``qa-ray evaluate``."""
 

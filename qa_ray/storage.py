@@ -7,7 +7,9 @@ import glob
 import os
 import posixpath
 import re
-from contextlib import suppress
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import fsspec
@@ -213,6 +215,23 @@ def make_folder(uri: str) -> None:
     if is_local(uri):
         filesystem, path = open_filesystem(uri)
         filesystem.makedirs(path, exist_ok=True)
+
+
+@contextmanager
+def new_folder(uri: str) -> Iterator[str]:
+    """A local folder for the block to fill; then all that is in it stands at ``uri``.
+
+    Raises:
+        OutputError: something stands there already, or it cannot be written.
+    """
+    filesystem, path = open_filesystem(uri)
+    with writing(uri):
+        if filesystem.isfile(path) or (filesystem.isdir(path) and filesystem.ls(path)):
+            raise OutputError(f"output: {uri!r} is not empty; give a new folder with output=… or remove it")
+        with tempfile.TemporaryDirectory() as folder:
+            yield folder
+            make_folder(uri)
+            filesystem.put(f"{folder}/", f"{path}/", recursive=True)
 
 
 def remove_folder(uri: str) -> None:
