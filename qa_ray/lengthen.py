@@ -96,9 +96,7 @@ def lengthen(*, model: str, output: str, max_tokens: int, attention_window: int)
     )
 
 
-def _longformer(
-    source: Any, tokenizer: Any, max_tokens: int, attention_window: int
-) -> LongformerForQuestionAnswering:
+def _longformer(source: Any, tokenizer: Any, max_tokens: int, attention_window: int) -> LongformerForQuestionAnswering:
     config = LongformerConfig(
         **{name: getattr(source.config, name) for name in SHARED_SETTINGS},
         bos_token_id=tokenizer.cls_token_id,
