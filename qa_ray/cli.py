@@ -25,7 +25,7 @@ def prepare(arguments: argparse.Namespace, console: Console) -> int:
 
     config = read_config(PrepareConfig, arguments.config, arguments.settings)
     use_s3(**config.storage.model_dump())
-    console.print(str(prepare_tables(**config.model_dump(exclude={"storage"}))))
+    console.print(escape(str(prepare_tables(**config.model_dump(exclude={"storage"})))))
     return DONE
 
 
@@ -65,7 +65,7 @@ def lengthen(arguments: argparse.Namespace, console: Console) -> int:
 
     config = read_config(LengthenConfig, arguments.config, arguments.settings)
     use_s3(**config.storage.model_dump())
-    console.print(str(make_longformer(**config.model_dump(exclude={"storage"}))), soft_wrap=True)
+    console.print(escape(str(make_longformer(**config.model_dump(exclude={"storage"})))), soft_wrap=True)
     return DONE
 
 

@@ -27,6 +27,8 @@ LISTING_THREADS = 16  # footers and ids of thousands of files are read side by s
 ROWS_PER_PAGE = 1_024
 MAX_SAMPLED_PAGE_BYTES = 64_000_000
 BATCH_BYTES = 16_000_000  # of documents, read at a time
+# Arrow can do little with views yet.
+WITHOUT_VIEWS = {pa.string_view(): pa.large_string(), pa.binary_view(): pa.large_binary()}
 
 
 class RowGroup(NamedTuple):
@@ -167,20 +169,29 @@ def sample(documents: Documents, num_documents: int) -> Iterator[tuple[str, pa.S
     row = 0
     for group in groups:
         columns = [documents.id_column, documents.text_column]
-        for batch in read_row_group(documents.uri, group, columns):
+        for batch in read_row_groups(documents.uri, [group], columns):
             for index in range(-row % every_row, batch.num_rows, every_row):
                 ids, texts = (batch[column] for column in columns)
                 yield str(ids[index].as_py()), texts[index]
             row += batch.num_rows
 
 
-def read_row_group(uri: str, group: RowGroup, columns: list[str]) -> Iterator[pa.RecordBatch]:
-    """The documents of a row group, BATCH_BYTES at a time."""
+def read_row_groups(uri: str, groups: Sequence[RowGroup], columns: list[str]) -> Iterator[pa.RecordBatch]:
+    """The documents of row groups of one file, about BATCH_BYTES at a time.
+
+    All batches have one schema, whatever the files' own say of nulls and metadata; views are large strings.
+    """
     filesystem, _ = open_filesystem(uri)
-    batch_rows = max(1, group.num_rows * BATCH_BYTES // max(group.num_bytes, BATCH_BYTES))
-    with reading(group.path, "documents"):
-        file = open_parquet(filesystem, group.path, "documents", stream=group.num_bytes > BATCH_BYTES)
-        yield from file.iter_batches(batch_rows, row_groups=[group.number], columns=columns)
+    path, num_bytes = groups[0].path, max(group.num_bytes for group in groups)
+    num_rows = max(group.num_rows for group in groups)
+    # Few distinct values may be encoded in few bytes, and take many when they are decoded.
+    batch_rows = max(1, min(ROWS_PER_PAGE, num_rows * BATCH_BYTES // max(num_bytes, 1)))
+    numbers = [group.number for group in groups]
+    with reading(path, "documents"):
+        file = open_parquet(filesystem, path, "documents", stream=num_bytes > BATCH_BYTES)
+        for batch in file.iter_batches(batch_rows, row_groups=numbers, columns=columns):
+            arrays = [batch[name] for name in columns]
+            yield pa.record_batch([a.cast(WITHOUT_VIEWS.get(a.type, a.type)) for a in arrays], columns)
 
 
 def document_hashes(documents: Documents) -> np.ndarray:
@@ -232,7 +243,7 @@ def _common_schema(footers: list[_Footer], what: str) -> pa.Schema:
                 f"{what}: {footer.path!r} and {first.path!r} have different columns ({difference}); "
                 "write them with one schema or give only one of them"
             )
-    return first.schema.remove_metadata()
+    return pa.schema([(field.name, WITHOUT_VIEWS.get(field.type, field.type)) for field in first.schema])
 
 
 def _check_same_types(footers: list[_Footer], columns: list[str]) -> None:
@@ -310,7 +321,7 @@ def _ids(uri: str, path: str, column: str) -> Iterator[pa.Array]:
     with reading(path, "documents"):
         batches = open_parquet(filesystem, path, "documents").iter_batches(65_536, columns=[column])
         for batch in batches:
-            ids = batch[column]
+            ids = batch[column].cast(WITHOUT_VIEWS.get(batch[column].type, batch[column].type))
             if ids.null_count:
                 raise InputError(
                     f"documents: {ids.null_count} rows of {path!r} have null as {column!r}; give every document an id"

@@ -24,6 +24,7 @@ from transformers.utils import logging as transformers_logging
 from qa_ray.checkpoints import open_checkpoint
 from qa_ray.errors import ConfigError, ModelError
 from qa_ray.storage import new_folder
+from qa_ray.tokens import Tokeniser
 
 # How each family counts positions: RoBERTa from the padding's id + 1 on, like Longformer; BERT from 0.
 FAMILIES = {"bert": False, "roberta": True}
@@ -54,10 +55,10 @@ class Lengthened:
 
     def __str__(self) -> str:
         """For a person to read."""
-        head = "" if self.has_head else "\nits question-answering head is new: fine-tune it before use"
+        why = "it has yet to learn from long inputs" if self.has_head else "its question-answering head is new"
         return (
             f"a Longformer of {self.num_parameters / 1e6:,.1f} M parameters, for {self.max_tokens:,} tokens, with "
-            f"attention windows of {self.attention_window}: {self.output}{head}"
+            f"attention windows of {self.attention_window}: {self.output}\nfine-tune it before use: {why}"
         )
 
 
@@ -75,9 +76,13 @@ def lengthen(*, model: str, output: str, max_tokens: int, attention_window: int)
     transformers_logging.set_verbosity_error()  # what is missing or new is told below
     with new_folder(output) as place:
         folder = open_checkpoint(model, needs_head=False).folder
-        source, info = AutoModelForQuestionAnswering.from_pretrained(
-            folder, use_safetensors=True, trust_remote_code=False, output_loading_info=True
-        )
+        try:
+            source, info = AutoModelForQuestionAnswering.from_pretrained(
+                folder, use_safetensors=True, trust_remote_code=False, output_loading_info=True
+            )
+        except (OSError, ValueError, KeyError, RuntimeError) as error:
+            reason = " ".join(str(error).split())
+            raise ModelError(f"model {model!r}: cannot be loaded ({reason}); save it again") from error
         if (family := source.config.model_type) not in FAMILIES:
             known = " and ".join(FAMILIES)
             raise ModelError(f"model {model!r}: its family is {family!r}; only {known} can be lengthened")
@@ -124,11 +129,10 @@ def _longformer(source: Any, tokenizer: Any, max_tokens: int, attention_window: 
 
 def _tokenizer(folder: str, model: str, max_tokens: int) -> PreTrainedTokenizerFast:
     """The source's, with two separators between question and document, and no token types."""
+    Tokeniser(folder)  # checks it
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    if not tokenizer.is_fast or tokenizer.cls_token is None or tokenizer.sep_token is None:
-        raise ModelError(
-            f"model {model!r}: its tokenizer is not fast (tokenizer.json), or has no classification or separator token"
-        )
+    if tokenizer.cls_token is None or tokenizer.sep_token is None:
+        raise ModelError(f"model {model!r}: its tokenizer names no classification or separator token; name both in it")
     cls, sep = tokenizer.cls_token, tokenizer.sep_token
     backend = tokenizer.backend_tokenizer
     backend.post_processor = TemplateProcessing(

@@ -3,7 +3,7 @@
     OUTPUT/
       _run/identity.json     what this run is: inputs, model, settings; another one is refused
       _run/claims/           which live run may write (claims)
-      _run/parts/            one row per document, written by the run's tasks (parts)
+      _run/parts/            one row per document, written by the run's actors (parts)
       answers/*.parquet      one row per (document, question)
       rejects/*.parquet      what could not be answered, and why (absent if all could)
       manifest.json          files, rows, settings, fingerprints
@@ -61,7 +61,7 @@ class Output:
 
     @property
     def parts(self) -> str:
-        """Where the tasks write, one row per document."""
+        """Where the actors write, one row per document."""
         return join(self.uri, "_run", "parts")
 
     def manifest(self) -> dict[str, Any]:

@@ -22,8 +22,9 @@ from qa_ray.spans import log_normalisers, rank_logits, spans
 from qa_ray.tokens import Tokeniser
 from qa_ray.windows import windows
 
-# Logits of this many (token, question) pairs are held at a time: 8 bytes each, 64 MB, however long the document.
-MAX_HELD_TOKENS = 8_000_000
+# Of this many (token, question) pairs the logits, those ranked, and reaches are held at a time: 24 bytes each, 100 MB,
+# however long the document. What is found of a pair takes about as much as 100 tokens.
+MAX_HELD_TOKENS, TOKENS_PER_PAIR = 4_000_000, 100
 
 
 class ReadableDocument(NamedTuple):
@@ -178,11 +179,12 @@ def _groups(documents: Sequence[ReadableDocument]) -> Iterator[list[tuple[int, n
     held_tokens = 0
     for d, document in enumerate(documents):
         for question in document.questions:
-            if group and held_tokens + len(document.tokens) > MAX_HELD_TOKENS:
+            num_tokens = len(document.tokens) + TOKENS_PER_PAIR
+            if group and held_tokens + num_tokens > MAX_HELD_TOKENS:
                 yield group
                 group, held_tokens = [], 0
             group.append((d, question))
-            held_tokens += len(document.tokens)
+            held_tokens += num_tokens
     if group:
         yield group
 

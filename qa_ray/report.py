@@ -40,10 +40,11 @@ def show_answers(manifest: dict[str, Any], config: AnswerConfig, console: Consol
     counts, output = manifest["counts"], full_uri(config.output)
     if config.preview and counts["answers"]:
         _show_first(output, manifest["files"]["answers"][0]["name"], config.preview, console)
+    rate = manifest.get("windows_per_second")  # none where this run found all done
+    rate = f", {rate:,.1f} windows/s once the model was loaded" if rate else ""
     console.print(
         f"{counts['answers']:,} answers and {counts['rejects']:,} rejects to {counts['documents']:,} documents "
-        f"({counts['windows']:,} windows, {counts['tokens']:,} tokens) in {manifest['seconds']:,.0f} s, "
-        f"{counts['windows'] / max(manifest['seconds'], 1e-9):,.1f} windows/s"
+        f"({counts['windows']:,} windows, {counts['tokens']:,} tokens) in {manifest['seconds']:,.0f} s{rate}"
     )
     if counts["rejects"]:
         reasons = ", ".join(f"{reason} {count}" for reason, count in counts["rejects_by_reason"].items())

@@ -7,6 +7,7 @@ one row each no row came in nine minutes, and a process needed 3.6 GB for row gr
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from itertools import groupby
 from typing import Any
 
 import pyarrow as pa
@@ -14,11 +15,11 @@ from ray.data import DataContext, Datasource
 from ray.data.block import BlockMetadata
 from ray.data.datasource import ReadTask
 
-from qa_ray.inputs import Documents, RowGroup, read_row_group
+from qa_ray.inputs import Documents, RowGroup, read_row_groups
 from qa_ray.storage import use_s3
 
 # Small row groups are read together, up to so many: a task costs about as much as opening twenty files.
-TASK_BYTES, TASK_GROUPS = 16_000_000, 128
+TASK_BYTES, TASK_ROWS, TASK_GROUPS = 16_000_000, 16_384, 128
 READ_THREADS = 8  # opening a file of an object store is mostly waiting
 
 
@@ -59,27 +60,26 @@ class Scan(Datasource):
 
 
 def gathered(row_groups: Sequence[RowGroup]) -> list[list[RowGroup]]:
-    """Neighbours together, up to TASK_BYTES and TASK_GROUPS; a larger one alone."""
+    """Neighbours together, up to TASK_BYTES, TASK_ROWS and TASK_GROUPS; a larger one alone."""
     gathered: list[list[RowGroup]] = []
-    num_bytes = 0
+    num_bytes = num_rows = 0
     for group in row_groups:
-        num_bytes += group.num_bytes
-        if not gathered or num_bytes > TASK_BYTES or len(gathered[-1]) == TASK_GROUPS:
+        num_bytes, num_rows = num_bytes + group.num_bytes, num_rows + group.num_rows
+        is_full = gathered and (num_bytes > TASK_BYTES or num_rows > TASK_ROWS or len(gathered[-1]) == TASK_GROUPS)
+        if not gathered or is_full:
             gathered.append([])
-            num_bytes = group.num_bytes
+            num_bytes, num_rows = group.num_bytes, group.num_rows
         gathered[-1].append(group)
     return gathered
 
 
 def _read(uri: str, row_groups: list[RowGroup], columns: list[str], storage: dict[str, Any]) -> Iterator[pa.Table]:
     use_s3(**storage)
-    if len(row_groups) == 1:
-        yield from map(_as_table, read_row_group(uri, row_groups[0], columns))
+    files = [list(groups) for _, groups in groupby(row_groups, key=lambda group: group.path)]
+    if len(files) == 1:
+        for batch in read_row_groups(uri, files[0], columns):
+            yield pa.Table.from_batches([batch])
         return
     with ThreadPoolExecutor(READ_THREADS) as pool:
-        batches = pool.map(lambda group: list(read_row_group(uri, group, columns)), row_groups)
-        yield pa.concat_tables(_as_table(batch) for each in batches for batch in each)
-
-
-def _as_table(batch: pa.RecordBatch) -> pa.Table:
-    return pa.Table.from_batches([batch]).replace_schema_metadata()  # each file may have its own
+        batches = pool.map(lambda groups: list(read_row_groups(uri, groups, columns)), files)
+        yield pa.Table.from_batches([batch for each in batches for batch in each])

@@ -49,13 +49,14 @@ def spans(
     documents are searched at once; whoever takes more of one causes a second search for four times as many, and so on.
     """
 
-    def of_one(tokens: slice, found: list[Span], limit: int) -> Iterator[Span]:
+    def of_one(tokens: slice, found: _Found, limit: int) -> Iterator[Span]:
         num_taken = 0
         while True:
-            yield from found[num_taken:]
-            if len(found) < limit:
+            for span in range(num_taken, len(found.logit_S)):
+                yield Span(*(column[span].item() for column in found))
+            if len(found.logit_S) < limit:
                 return
-            num_taken, limit = len(found), 4 * limit
+            num_taken, limit = len(found.logit_S), 4 * limit
             start, end, reach = start_logits_N[tokens], end_logits_N[tokens], reach_N[tokens]
             (found,) = _best(start, end, reach, [len(reach)], max_answer_tokens, limit)
 
@@ -110,6 +111,14 @@ def _rows(num_tokens_P: Sequence[int]) -> _Rows:
     return _Rows(document_R, start_R, np.minimum(start_R + ROW_TOKENS, stop_P[document_R]))
 
 
+class _Found(NamedTuple):
+    """Spans of one document, best first; made into Spans only when they are taken."""
+
+    start_S: np.ndarray
+    stop_S: np.ndarray
+    logit_S: np.ndarray
+
+
 def _best(
     start_logits_N: Tensor,
     end_logits_N: Tensor,
@@ -117,7 +126,7 @@ def _best(
     num_tokens_P: Sequence[int],
     max_answer_tokens: int,
     limit: int,
-) -> list[list[Span]]:
+) -> list[_Found]:
     """The best ``limit`` spans of each document."""
     length_D = torch.arange(max_answer_tokens, device=reach_N.device)  # less one
     found = []
@@ -126,10 +135,13 @@ def _best(
         allowed_RCD = (length_D < reach_N[token_RC, None]) & is_real_RC[..., None]
         end_logits_RCD = end_logits_N[(token_RC[..., None] + length_D).clamp_(max=len(reach_N) - 1)]
         logits_RCD = torch.where(allowed_RCD, start_logits_N[token_RC, None] + end_logits_RCD, -torch.inf)
-        # topk keeps any of several equals; all that reach its last value hold the first of them, on every device.
-        flat = logits_RCD.flatten(1)
+        # topk keeps any of several equals; here the first of those that equal its last value are kept, on every device.
+        flat, allowed = logits_RCD.flatten(1), allowed_RCD.flatten(1)
         worst_R1 = torch.topk(flat, min(limit, flat.shape[1])).values[:, -1:]
-        row_S, place_S = ((flat >= worst_R1) & allowed_RCD.flatten(1)).nonzero(as_tuple=True)
+        is_better, is_equal = flat > worst_R1, (flat == worst_R1) & allowed
+        num_equal_R1 = limit - is_better.sum(dim=1, keepdim=True)
+        is_kept = is_better | (is_equal & (is_equal.cumsum(dim=1, dtype=torch.int32) <= num_equal_R1))
+        row_S, place_S = is_kept.nonzero(as_tuple=True)
         row_S, place_S, logit_S = (x.cpu().numpy() for x in (row_S, place_S, flat[row_S, place_S]))
         start_S = rows.start_R[row_S] + place_S // max_answer_tokens
         found.append((rows.document_R[row_S], start_S, place_S % max_answer_tokens, logit_S))
@@ -138,5 +150,5 @@ def _best(
     order = np.lexsort((length_S, start_S, -logit_S, document_S))
     bounds = pairwise(np.searchsorted(document_S[order], np.arange(len(num_tokens_P) + 1)))
     best_P = [order[first : min(stop, first + limit)] for first, stop in bounds]
-    columns = start_S, start_S + length_S + 1, logit_S
-    return [[Span(*row) for row in zip(*(x[best].tolist() for x in columns), strict=True)] for best in best_P]
+    stop_S = start_S + length_S + 1
+    return [_Found(start_S[best], stop_S[best], logit_S[best]) for best in best_P]

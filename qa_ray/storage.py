@@ -226,10 +226,12 @@ def new_folder(uri: str) -> Iterator[str]:
     """
     filesystem, path = open_filesystem(uri)
     with writing(uri):
-        if filesystem.isfile(path) or (filesystem.isdir(path) and filesystem.ls(path)):
-            raise OutputError(f"output: {uri!r} is not empty; give a new folder with output=… or remove it")
-        with tempfile.TemporaryDirectory() as folder:
-            yield folder
+        taken = filesystem.isfile(path) or (filesystem.isdir(path) and filesystem.ls(path))
+    if taken:
+        raise OutputError(f"output: {uri!r} is not empty; give a new folder with output=… or remove it")
+    with tempfile.TemporaryDirectory() as folder:
+        yield folder
+        with writing(uri):
             make_folder(uri)
             filesystem.put(f"{folder}/", f"{path}/", recursive=True)
 

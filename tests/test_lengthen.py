@@ -1,5 +1,6 @@
 """BERT and RoBERTa made into Longformers: the same logits where every token sees every other, and longer inputs."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -68,7 +69,7 @@ def test_a_source_without_a_head_gets_a_new_one_and_says_so(tmp_path: Path, mode
     AutoTokenizer.from_pretrained(models["bert"]).save_pretrained(tmp_path / "headless")
     made = lengthened(str(tmp_path / "headless"), tmp_path / "long")
     assert not made.has_head
-    assert "its question-answering head is new: fine-tune it before use" in str(made)
+    assert "fine-tune it before use: its question-answering head is new" in str(made)
     assert Reader(str(tmp_path / "long"), max_tokens=100, overlap_tokens=10).answer("Who?", TEXT)
 
 
@@ -79,6 +80,13 @@ def test_mistakes_are_told_and_leave_nothing_behind(tmp_path: Path, models: dict
         lengthen(model=models["bert"], output=str(tmp_path / "long"), max_tokens=100, attention_window=33)
     with told(ModelError, "no such folder"):
         lengthened(str(tmp_path / "nothing"), tmp_path / "long")
+    broken = shutil.copytree(models["bert"], tmp_path / "broken")
+    (broken / "tokenizer.json").write_text("{}")
+    with told(ModelError, f"model '{broken}': no tokenizer can be loaded ("):
+        lengthened(str(broken), tmp_path / "long")
+    (broken / "model.safetensors").rename(broken / "model-00001-of-00002.safetensors")
+    with told(ModelError, f"model '{broken}': cannot be loaded ("):
+        lengthened(str(broken), tmp_path / "long")
     assert not (tmp_path / "long").exists()
     lengthened(models["bert"], tmp_path / "long")
     before = (tmp_path / "long" / "config.json").read_bytes()

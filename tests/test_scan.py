@@ -35,6 +35,26 @@ def test_row_groups_are_gathered_in_their_order_and_none_is_lost(sizes: list[int
         assert len(task) == 1 or (len(task) <= TASK_GROUPS and sum(group.num_bytes for group in task) <= TASK_BYTES)
 
 
+def test_views_are_read_as_large_strings(tmp_path: Path):
+    columns = {"document_id": ["a", "b"], "text": ["über", None], "more": ["x", "y"]}
+    table = pa.table({name: pa.array(values, pa.string_view()) for name, values in columns.items()})
+    pq.write_table(table, tmp_path / "documents.parquet")
+    documents = open_documents(str(tmp_path), COLUMNS)
+    (task,) = Scan(documents, documents.row_groups, STORAGE).get_read_tasks(1)
+    (block,) = task()
+    assert block.to_pydict() == columns
+    assert set(block.schema.types) == {pa.large_string()} == set(documents.schema.types)
+
+
+def test_few_values_that_take_many_bytes_are_read_some_rows_at_a_time(tmp_path: Path):
+    rows = {"document_id": [str(i) for i in range(5_000)], "text": ["-" * 1_000] * 5_000}
+    pq.write_table(pa.table(rows), tmp_path / "documents.parquet")
+    documents = open_documents(str(tmp_path), COLUMNS)
+    (task,) = Scan(documents, documents.row_groups, STORAGE).get_read_tasks(1)
+    assert documents.row_groups[0].num_bytes < 100_000
+    assert [block.num_rows for block in task()] == [1_024, 1_024, 1_024, 1_024, 904]
+
+
 def test_a_thousand_small_files_are_some_tasks():
     assert len(gathered([RowGroup(f"{i}", 0, 1, 30, 60) for i in range(1_000)])) == -(-1_000 // TASK_GROUPS)
 
@@ -45,6 +65,8 @@ def lake(tmp_path: Path) -> Documents:
     for file in range(20):
         rows = {"text": [f"{TEXT} {file}.{row}" for row in range(5)], "kept": [*range(5)], "left": [b"-"] * 5}
         table = pa.table({"document_id": [f"d{file:02}.{row}" for row in range(5)]} | rows)
+        if file % 2:
+            table = table.cast(pa.schema([field.with_nullable(False) for field in table.schema]))
         path = tmp_path / "documents" / f"part-{file:02}.parquet"
         path.parent.mkdir(exist_ok=True)
         pq.write_table(table.replace_schema_metadata({"file": str(file)}), path, row_group_size=2 + file % 4)

@@ -1,6 +1,6 @@
 """qa-ray beside transformers 5, the question-answering pipeline of transformers 4.57 and Haystack: make bench.
 
-    python tests/benchmarks/bench.py [--rounds 5] [--only forward,share,job,reader] [--peers .bench]
+    python tests/benchmarks/bench.py [--rounds 5] [--only forward,share,job,reader] [--out bench.json]
 
 Every row compares contenders that took turns in one run, on the same windows and weights: medians, and the spread
 between the fastest and the slowest round. The floor is the operations of the window over the rate of matrix products
