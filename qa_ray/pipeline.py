@@ -37,7 +37,7 @@ from qa_ray.process import peak_bytes
 from qa_ray.progress import LOG, Counts, Tally, logged_to, shown
 from qa_ray.resources import Resources, beside_driver, find_resources, ray_started
 from qa_ray.retry import commit_retry, documents_without, rejected_questions
-from qa_ray.scan import Scan, gathered
+from qa_ray.scan import Scan
 from qa_ray.storage import join, use_s3
 from qa_ray.tokenising import TokeniseDocuments, TokeniseSettings
 
@@ -113,11 +113,9 @@ def run(
     context.max_consecutive_actor_init_deaths = 3
     tally = beside_driver(Tally).remote(len(finished), plan.num_pairs, plan.config.limits.max_rejected_fraction)
     attempts = beside_driver(Attempts).remote()
+    scan = Scan(plan.documents, row_groups, plan.config.storage.model_dump())
     dataset = (
-        ray.data.read_datasource(
-            Scan(plan.documents, row_groups, plan.config.storage.model_dump()),
-            override_num_blocks=len(gathered(row_groups)),
-        )
+        ray.data.read_datasource(scan, override_num_blocks=len(scan.tasks))
         .repartition(target_num_rows_per_block=plan.rows_per_block(resources.device, resources.max_actors))
         .map_batches(
             TokeniseDocuments,
