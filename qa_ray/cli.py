@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from rich.console import Console
 from rich.markup import escape
 
-from qa_ray.config import AnswerConfig, EvaluateConfig, LengthenConfig, PrepareConfig, read_config
+from qa_ray.config import AnswerConfig, EvaluateConfig, FinetuneConfig, LengthenConfig, PrepareConfig, read_config
 from qa_ray.errors import JobError, UserError
 
 DONE, FAILED, REFUSED, WITH_REJECTS, INTERRUPTED = 0, 1, 2, 3, 130
@@ -69,11 +69,22 @@ def lengthen(arguments: argparse.Namespace, console: Console) -> int:
     return DONE
 
 
+def finetune(arguments: argparse.Namespace, console: Console) -> int:
+    """Documents and questions with gold answers -> a better model."""
+    from qa_ray.finetune import finetune as learn
+    from qa_ray.report import show_finetuning
+
+    config = read_config(FinetuneConfig, arguments.config, arguments.settings)
+    show_finetuning(learn(config), config, console)
+    return DONE
+
+
 VERBS: dict[str, Callable[[argparse.Namespace, Console], int]] = {
     "prepare": prepare,
     "answer": answer,
     "evaluate": evaluate,
     "lengthen": lengthen,
+    "finetune": finetune,
 }
 
 
@@ -98,7 +109,7 @@ def main(words: Sequence[str] | None = None) -> int:
         errors.print(f"[bold red]failed:[/] storage: {escape(explain(error))}; start the same command again to go on")
         return FAILED
     except KeyboardInterrupt:
-        errors.print("interrupted; documents that are done stay done: run the same command to go on")
+        errors.print("interrupted; what is done stays done: run the same command to go on")
         return INTERRUPTED
 
 

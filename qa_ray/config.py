@@ -146,6 +146,7 @@ class PrepareConfig(Section):
     questions: str | None = None
     split: str | None = None
     join: bool = False
+    prefix: str = ""
     columns: dict[str, str] = {}
     storage: StorageSettings = StorageSettings()
 
@@ -157,6 +158,74 @@ class LengthenConfig(Section):
     output: Place
     max_tokens: PositiveInt = 4096
     attention_window: PositiveInt = 512
+    storage: StorageSettings = StorageSettings()
+
+
+class GoldColumns(Columns):
+    """The same for tables with gold answers."""
+
+    answers: str = "answers"
+
+
+class ValidationSettings(Section):
+    """What a model is measured and calibrated by, after every epoch: tables of their own, or documents held out."""
+
+    documents: Place | None = None
+    questions: Place | None = None
+    held_out: float = Field(default=0.1, gt=0, lt=1)  # share of the documents, without tables
+    metric: Literal["squad", "cmrc"] = "squad"
+
+    @model_validator(mode="after")
+    def _both(self) -> "ValidationSettings":
+        if (self.documents is None) != (self.questions is None):
+            raise PydanticCustomError("both", "validation needs documents and questions, or neither")
+        return self
+
+
+class TrainingSettings(Section):
+    """What is learnt from, and how. Nothing but ``batch_tokens`` is without effect on the result."""
+
+    epochs: PositiveInt = 3
+    learning_rate: float = Field(default=3e-5, gt=0)
+    warmup: float = Field(default=0.1, ge=0, le=1)
+    weight_decay: float = Field(default=0.01, ge=0)
+    max_gradient_norm: float = Field(default=1.0, gt=0)
+    dropout: float | None = Field(default=None, ge=0, lt=1)
+    attention_dropout: float | None = Field(default=0.0, ge=0, lt=1)
+    window_tokens: list[PositiveInt] | None = Field(default=None, min_length=1)
+    positives: float = Field(default=1.0, gt=0)
+    negatives: float = Field(default=1.0, ge=0)
+    step_tokens: PositiveInt = 8_192
+    batch_tokens: PositiveInt | None = None
+    gradient_checkpointing: bool = False
+    checkpoint_steps: PositiveInt = 200
+    seed: int = Field(default=0, ge=0)
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    saved_dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+
+
+class WorkerSettings(Section):
+    """Where to learn."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    workers: PositiveInt | tuple[PositiveInt, PositiveInt] = 1
+    cpus_per_worker: PositiveInt | None = None
+    max_failures: int = Field(default=3, ge=0)
+
+
+class FinetuneConfig(Section):
+    """``qa-ray finetune``."""
+
+    documents: Place
+    questions: Place
+    output: Place
+    model: Place = "default"
+    columns: GoldColumns = GoldColumns()
+    validation: ValidationSettings = ValidationSettings()
+    windows: WindowSettings = WindowSettings()
+    training: TrainingSettings = TrainingSettings()
+    runner: WorkerSettings = WorkerSettings()
+    about: dict[str, Any] = {}  # data, licences, …: goes into the model's qa_ray.json
     storage: StorageSettings = StorageSettings()
 
 

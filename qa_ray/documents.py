@@ -22,10 +22,11 @@ def hash_ids(ids: pa.Array) -> np.ndarray:
 
 
 class Question(NamedTuple):
-    """A question's id and its text, which may still be null or empty."""
+    """A question's id and its text, which may still be null or empty; its gold answers where the table has them."""
 
     question_id: str
     question: str | None
+    answers: list[dict[str, Any]] | None = None  # the fields of records.GOLD
 
 
 class CheckedDocument(NamedTuple):
@@ -39,7 +40,8 @@ class CheckedDocument(NamedTuple):
 class Questions:
     """All questions of a job, by document.
 
-    ``table`` has the string columns ``document_id`` (null: asked of every document), ``question_id`` and ``question``.
+    ``table`` has the string columns ``document_id`` (null: asked of every document), ``question_id`` and ``question``,
+    and may have ``answers``.
     """
 
     def __init__(self, table: pa.Table):
@@ -120,8 +122,8 @@ class _Column(Sequence):
 
 
 def _rows(table: pa.Table) -> list[Question]:
-    pairs = zip(table["question_id"].to_pylist(), table["question"].to_pylist(), strict=True)
-    return [Question(*pair) for pair in pairs]
+    columns = [name for name in Question._fields if name in table.column_names]
+    return [Question(*row) for row in zip(*(table[name].to_pylist() for name in columns), strict=True)]
 
 
 def _restore(to_all: list[Question], bound: pa.Table) -> Questions:

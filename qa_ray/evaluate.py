@@ -81,25 +81,29 @@ def _cells(figures: Figures, decimals: int) -> list[str]:
     return [*scores, f"{figures.count:,}", f"{figures.missing:,}"]
 
 
-class _Gold(NamedTuple):
+class Gold(NamedTuple):
+    """What answers a question."""
+
     document_id: str | None
     question_id: str
     texts: list[str]  # empty: the document does not answer the question
-    group: str
+    group: str = NO_VALUE
 
 
-class _Prediction(NamedTuple):
+class Prediction(NamedTuple):
+    """What a question was answered with."""
+
     document_id: str | None
     question_id: str
     text: str
     best_text: str  # the best span's, also where the answer is null
     no_answer_score: float | None
-    group: str
+    group: str = NO_VALUE
 
 
 class _Outcome(NamedTuple):
-    gold: _Gold
-    prediction: _Prediction | None
+    gold: Gold
+    prediction: Prediction | None
     scores: Scores
 
 
@@ -119,11 +123,29 @@ def evaluate(answers: str, questions: str, metric: Metric = "squad", by: str | N
     by_table = by and _table_with(by, questions, answers)
     golds, no_gold = _read_golds(questions, by if by_table == "questions" else None)
     unanswerable = any(not gold.texts for gold in golds)
-    rules = "CMRC 2018" if metric == "cmrc" else "SQuAD 2.0" if unanswerable else "SQuAD 1.1"
     tuning_columns = ["n_best", "no_answer_score"] if unanswerable else []
     predictions = _read_predictions(answers, by if by_table == "answers" else None, tuning_columns)
+    return evaluate_pairs(golds, predictions, metric, by=by, by_answers=by_table == "answers", no_gold=no_gold)
+
+
+def evaluate_pairs(
+    golds: Sequence[Gold],
+    predictions: Sequence[Prediction],
+    metric: Metric,
+    *,
+    by: str | None = None,
+    by_answers: bool = False,
+    no_gold: int = 0,
+) -> Evaluation:
+    """Scores predictions against gold answers; grouped, if ``by`` says by what, as the golds or the answers say.
+
+    Raises:
+        InputError: no common id; an id with two rows.
+    """
+    unanswerable = any(not gold.texts for gold in golds)
+    rules = "CMRC 2018" if metric == "cmrc" else "SQuAD 2.0" if unanswerable else "SQuAD 1.1"
     outcomes = [_score(gold, prediction, rules) for gold, prediction in _pairs(golds, predictions)]
-    sides = [outcome.gold if by_table == "questions" else outcome.prediction for outcome in outcomes]
+    sides = [outcome.prediction if by_answers else outcome.gold for outcome in outcomes]
     return Evaluation(
         rules=rules,
         overall=_figures(outcomes),
@@ -137,7 +159,12 @@ def evaluate(answers: str, questions: str, metric: Metric = "squad", by: str | N
     )
 
 
-def _score(gold: _Gold, prediction: _Prediction | None, rules: str) -> _Outcome:
+def score_text(rules: str, text: str, gold: Gold) -> Scores:
+    """The scores of a text for one question, by the rules of an Evaluation."""
+    return _RULES[rules](text, gold.texts)
+
+
+def _score(gold: Gold, prediction: Prediction | None, rules: str) -> _Outcome:
     if prediction or rules == "SQuAD 2.0":
         return _Outcome(gold, prediction, _RULES[rules](prediction.text if prediction else "", gold.texts))
     return _Outcome(gold, prediction, Scores(0.0, 0.0))
@@ -176,11 +203,11 @@ def _thresholds(outcomes: Sequence[_Outcome], rules: str) -> dict[str, Threshold
     return thresholds
 
 
-def _pairs(golds: Sequence[_Gold], predictions: Sequence[_Prediction]) -> Iterator[tuple[_Gold, _Prediction | None]]:
+def _pairs(golds: Sequence[Gold], predictions: Sequence[Prediction]) -> Iterator[tuple[Gold, Prediction | None]]:
     """Each gold row with its prediction, if there is one."""
     have_documents = any(prediction.document_id is not None for prediction in predictions)
     keys = [(gold.document_id if have_documents else None, gold.question_id) for gold in golds]
-    found: dict[tuple[str | None, str], list[_Prediction]] = defaultdict(list)
+    found: dict[tuple[str | None, str], list[Prediction]] = defaultdict(list)
     for prediction in predictions:
         for document_id in {prediction.document_id, None}:
             found[document_id, prediction.question_id].append(prediction)
@@ -212,7 +239,7 @@ def _answers_table(uri: str) -> str:
     return join(uri, "answers")
 
 
-def _read_golds(uri: str, by: str | None) -> tuple[list[_Gold], int]:
+def _read_golds(uri: str, by: str | None) -> tuple[list[Gold], int]:
     """The questions with gold answers, and the number of those without."""
     golds, no_gold = [], 0
     for row in _rows(uri, "questions", ["question_id", "answers"], ["document_id", by]):
@@ -225,17 +252,17 @@ def _read_golds(uri: str, by: str | None) -> tuple[list[_Gold], int]:
         except (TypeError, KeyError) as error:
             place = f"{_name(document_id, question_id)} in {uri!r}"
             raise InputError(f"questions: {place} has gold {row['answers']!r}; give a list of {{text, …}}") from error
-        golds.append(_Gold(document_id, question_id, texts, _string(row, by) or NO_VALUE))
+        golds.append(Gold(document_id, question_id, texts, _string(row, by) or NO_VALUE))
     if not golds:
         raise InputError(f"questions: no gold answers in the {no_gold} rows of {uri!r}; fill the column 'answers'")
     return golds, no_gold
 
 
-def _read_predictions(uri: str, by: str | None, tuning_columns: Sequence[str]) -> list[_Prediction]:
+def _read_predictions(uri: str, by: str | None, tuning_columns: Sequence[str]) -> list[Prediction]:
     if uri.endswith(".json"):
-        return [_Prediction(None, name, text, text, None, NO_VALUE) for name, text in _read_json(uri).items()]
+        return [Prediction(None, name, text, text, None, NO_VALUE) for name, text in _read_json(uri).items()]
     return [
-        _Prediction(
+        Prediction(
             document_id=_string(row, "document_id"),
             question_id=str(row["question_id"]),
             text=row["answer"] or "",

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from qa_ray.documents import Questions, hash_ids
 from qa_ray.errors import InputError
-from qa_ray.records import ANSWERS, PART, TOKENISED
+from qa_ray.records import ANSWERS, GOLD, PART, TOKENISED
 from qa_ray.storage import open_filesystem, open_parquet, parquet_files, reading
 
 # Columns that a run adds to a document's own, on the way to the answers or there.
@@ -112,7 +112,7 @@ def open_documents(uri: str, columns: Mapping[str, str], keep: Sequence[str] | N
 
 
 def open_questions(uri: str, columns: Mapping[str, str]) -> tuple[Questions, str]:
-    """The questions at ``uri``, and a fingerprint of their files.
+    """The questions at ``uri``, and a fingerprint of their files; with gold answers if ``columns`` names ``answers``.
 
     Without a ``document_id`` column every question is asked of every document.
 
@@ -121,19 +121,19 @@ def open_questions(uri: str, columns: Mapping[str, str]) -> tuple[Questions, str
     """
     footers = _footers(uri, "questions")
     schema = _common_schema(footers, "questions")
-    names = {"question_id": columns["question_id"], "question": columns["question"]}
+    names = {name: columns[name] for name in ("question_id", "question", "answers") if name in columns}
     if columns["document_id"] in schema.names:
         names["document_id"] = columns["document_id"]
-    table = pa.concat_tables(_strings(uri, footer, names) for footer in footers)
+    table = pa.concat_tables(_questions(uri, footer, names) for footer in footers)
     if not table.num_rows:
         raise InputError(f"questions: {uri!r} has {len(footers)} Parquet files and no row; nothing to ask")
     if "document_id" not in names:
         table = table.append_column("document_id", pa.nulls(table.num_rows, pa.string()))
-    return Questions(table.select(["document_id", "question_id", "question"])), _fingerprint(footers)
+    return Questions(table), _fingerprint(footers)
 
 
-def _strings(uri: str, footer: _Footer, names: Mapping[str, str]) -> pa.Table:
-    """The columns of a file of questions that ``names`` maps to ours, checked and as strings."""
+def _questions(uri: str, footer: _Footer, names: Mapping[str, str]) -> pa.Table:
+    """The columns of a file of questions that ``names`` maps to ours, checked; strings, but for the gold answers."""
     for name, column in names.items():
         _check_column(footer.schema, name, column, "questions")
     filesystem, _ = open_filesystem(uri)
@@ -144,14 +144,15 @@ def _strings(uri: str, footer: _Footer, names: Mapping[str, str]) -> pa.Table:
             f"questions: {nulls} rows of {footer.path!r} have null as {names['question_id']!r}; "
             "give every question an id"
         )
-    strings = pa.table({name: table[column].cast(pa.string()) for name, column in names.items()})
     try:
-        strings.validate(full=True)
+        kinds = {name: pa.list_(GOLD) if name == "answers" else pa.string() for name in names}
+        mapped = pa.table({name: table[column].cast(kinds[name]) for name, column in names.items()})
+        mapped.validate(full=True)
     except pa.ArrowInvalid as error:
         raise InputError(
             f"questions: {footer.path!r} has text that is not valid UTF-8 ({error}); mend it or drop the row"
         ) from error
-    return strings
+    return mapped
 
 
 def sample(documents: Documents, num_documents: int) -> Iterator[tuple[str, pa.Scalar]]:
@@ -268,10 +269,22 @@ def _check_column(schema: pa.Schema, name: str | None, column: str, what: str) -
     integer_id = name in ("document_id", "question_id") and pa.types.is_integer(kind)
     if what == "questions" and name == "document_id" and pa.types.is_null(kind):
         return  # a file with questions to all alone
-    if name and not (integer_id or _is_string(kind)):
+    if name == "answers":
+        _check_gold(column, kind)
+    elif name and not (integer_id or _is_string(kind)):
         allowed = "string or integer" if name.endswith("_id") else "string"
         raise InputError(
             f"{what}: the column {column!r} has type {kind}, not {allowed}; cast it before or name another column"
+        )
+
+
+def _check_gold(column: str, kind: pa.DataType) -> None:
+    is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind)
+    is_gold = is_list and pa.types.is_struct(kind.value_type) and kind.value_type.names == GOLD.names
+    if not (is_gold or pa.types.is_null(kind)):
+        raise InputError(
+            f"questions: the column {column!r} has type {kind}, not list<struct<text, start_char>>; "
+            "make it with 'qa-ray prepare', or cast it before"
         )
 
 

@@ -78,7 +78,7 @@ def tokens_of(tokens: Tokens, start_char: int, stop_char: int) -> tuple[int, int
     return start, max(start, int(np.searchsorted(tokens.start_char_T, stop_char, side="left")))
 
 
-def labels(windows: Windows, answers: Sequence[tuple[int, int]]) -> Labels:
+def labels(windows: Windows, answers: Sequence[tuple[int, int]] | np.ndarray) -> Labels:
     """``answers`` are the tokens ``[start, stop)`` of each answer in the document."""
     start_A, stop_A = np.array(answers, dtype=np.int64).reshape(-1, 2).T
     start_W1, stop_W1 = windows.start_W[:, None], windows.stop_W[:, None]

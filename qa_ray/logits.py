@@ -9,27 +9,27 @@ Shapes: B windows of a batch, N tokens of all of them, L tokens of the longest, 
 of all pairs, end to end), P pieces.
 """
 
-import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoModelForQuestionAnswering, LongformerForQuestionAnswering
 from transformers.utils import logging as transformers_logging
 
 from qa_ray.errors import ModelError
 from qa_ray.longformer import LongformerQA
 from qa_ray.packing import pack
+from qa_ray.padded import PaddedQA
 from qa_ray.records import Layout, Windows
 
 Forward = Literal["auto", "transformers"]
 
 # On a CPU more tokens would only hold more memory; the GPU's figure is a guess that no GPU has seen yet.
 BATCH_TOKENS = {"cpu": 2_048, "cuda": 65_536}
-# Batches of fewer different sizes: the CPU kernels keep something for every shape that they have seen.
-ROUND_BATCH, ROUND_WINDOW = 64, 16  # tokens of windows end to end; of each padded window
+# Windows end to end are filled up to a multiple of these tokens: CPU kernels keep something for every size they see.
+ROUND_BATCH = 64
 
 
 class Pair(NamedTuple):
@@ -62,70 +62,58 @@ class Model:
     """A question-answering checkpoint on a device, ready for batches of up to ``batch_tokens`` tokens.
 
     ``forward="auto"`` takes qa-ray's own exact forward pass for Longformer, and linear layers packed for a CPU;
-    ``"transformers"`` is the reference, as it is.
+    ``"transformers"`` is the reference, as it is. ``document_type_id`` is the token type of a window's document.
     """
 
     def __init__(
-        self, folder: str, *, device: str, dtype: str, forward: Forward = "auto", batch_tokens: int | None = None
+        self,
+        folder: str,
+        *,
+        document_type_id: int,
+        device: str,
+        dtype: str,
+        forward: Forward = "auto",
+        batch_tokens: int | None = None,
     ):
         transformers_logging.disable_progress_bar()
         self.device = torch.device(device)
         self.batch_tokens = batch_tokens or BATCH_TOKENS[self.device.type]
-        model: Any = _load(folder, getattr(torch, find_dtype(dtype, device))).eval().to(self.device)
+        model: Any = load(folder, getattr(torch, find_dtype(dtype, device))).eval().to(self.device)
         if self.device.type == "cpu" and forward == "auto":
             pack(model.base_model)
         # In float32: rounded to bfloat16, many of a window's logits would be equal.
         model.qa_outputs.float().register_forward_pre_hook(lambda _, inputs: (inputs[0].float(),))
-        self._pad_id: int = model.config.pad_token_id or 0
-        self._max_tokens: int = model.config.max_position_embeddings - self._pad_id - 1
-        takes = inspect.signature(model.forward).parameters
-        self._takes_token_types = "token_type_ids" in takes and getattr(model.config, "type_vocab_size", 0) > 1
-        self._takes_global_attention = "global_attention_mask" in takes
-        self._model = model
-        if forward == "auto" and isinstance(model, LongformerForQuestionAnswering):
-            self._model = LongformerQA.from_transformers(model)
+        self._model = end_to_end(model, document_type_id) if forward == "auto" else PaddedQA(model, document_type_id)
 
     @torch.inference_mode()
-    def __call__(
-        self, ids_N: np.ndarray, length_B: np.ndarray, before_middle_B: np.ndarray, type_id: int
-    ) -> tuple[Tensor, Tensor]:
+    def __call__(self, ids_N: np.ndarray, length_B: np.ndarray, before_middle_B: np.ndarray) -> tuple[Tensor, Tensor]:
         """Start and end logits [N] in float32, of windows that lie end to end.
 
         Window b has ``length_B[b]`` tokens, of which the first ``before_middle_B[b]`` (the first special token and the
-        question) attend globally where the family does that; the document's part has token type ``type_id``.
+        question) attend globally where the family does that.
         """
-        if isinstance(self._model, LongformerQA):
-            padded_N = np.append(ids_N, np.zeros(self.num_computed(length_B) - len(ids_N), ids_N.dtype))
-            start_N, end_N = self._model(self._tensor(padded_N), length_B.tolist(), before_middle_B.tolist())
-            return start_N[: len(ids_N)], end_N[: len(ids_N)]
-        position_L = np.arange(self.num_computed(length_B) // len(length_B))
-        real_BL = position_L < length_B[:, None]
-        ids_BL = np.full(real_BL.shape, self._pad_id)
-        ids_BL[real_BL] = ids_N
-        inputs = {"input_ids": ids_BL, "attention_mask": real_BL}
-        if self._takes_global_attention:
-            inputs["global_attention_mask"] = position_L < before_middle_B[:, None]
-        if self._takes_token_types:
-            # The first separator still belongs to the question's segment.
-            inputs["token_type_ids"] = ((position_L > before_middle_B[:, None]) & real_BL) * type_id
-        output = self._model(**{name: self._tensor(array) for name, array in inputs.items()})
-        real_BL_ = torch.from_numpy(real_BL).to(self.device)
-        return output.start_logits[real_BL_].float(), output.end_logits[real_BL_].float()
+        lengths = length_B.tolist(), before_middle_B.tolist()
+        if isinstance(self._model, PaddedQA):
+            return self._model(self._tensor(ids_N), *lengths)
+        padded_N = np.append(ids_N, np.zeros(self.num_computed(length_B) - len(ids_N), ids_N.dtype))
+        start_N, end_N = self._model(self._tensor(padded_N), *lengths)
+        return start_N[: len(ids_N)], end_N[: len(ids_N)]
 
     def num_computed(self, length_B: np.ndarray) -> int:
         """How many tokens a batch of windows of these lengths has with its padding."""
-        if isinstance(self._model, LongformerQA):
-            return _rounded_up(int(length_B.sum()), ROUND_BATCH)
-        longest = int(length_B.max())
-        # No padding beyond the positions there are, of which some families lose as many as this.
-        return len(length_B) * max(longest, min(_rounded_up(longest, ROUND_WINDOW), self._max_tokens))
+        if isinstance(self._model, PaddedQA):
+            return len(length_B) * self._model.padded_length(length_B.tolist())
+        return -(-int(length_B.sum()) // ROUND_BATCH) * ROUND_BATCH
 
     def _tensor(self, array: np.ndarray) -> Tensor:
         return torch.from_numpy(array).to(self.device, torch.long)
 
 
-def _rounded_up(num_tokens: int, multiple: int) -> int:
-    return -(-num_tokens // multiple) * multiple
+def end_to_end(model: nn.Module, document_type_id: int) -> LongformerQA | PaddedQA:
+    """The model of transformers for windows that lie end to end, with a forward pass of our own for Longformer."""
+    if isinstance(model, LongformerForQuestionAnswering):
+        return LongformerQA.from_transformers(model)
+    return PaddedQA(model, document_type_id)
 
 
 def find_dtype(dtype: str, device: str) -> str:
@@ -137,17 +125,24 @@ def find_dtype(dtype: str, device: str) -> str:
     return "bfloat16" if has_bfloat16 else "float32"
 
 
-def _load(folder: str, dtype: torch.dtype) -> torch.nn.Module:
+def load(folder: str, dtype: torch.dtype, *, needs_head: bool = True, **config: Any) -> nn.Module:
+    """The checkpoint in ``folder``; without ``needs_head`` its question-answering head may be new, and random.
+
+    ``config`` is laid over the checkpoint's own.
+
+    Raises:
+        ModelError: it cannot be loaded, or weights are missing.
+    """
     try:
         model, info = AutoModelForQuestionAnswering.from_pretrained(
-            folder, dtype=dtype, use_safetensors=True, trust_remote_code=False, output_loading_info=True
+            folder, dtype=dtype, use_safetensors=True, trust_remote_code=False, output_loading_info=True, **config
         )
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise ModelError(
             f"model {folder!r}: cannot be loaded for question answering ({error}); "
             "it must be a folder that AutoModelForQuestionAnswering loads, with safetensors weights"
         ) from error
-    if missing := sorted(info["missing_keys"]):
+    if missing := sorted(name for name in info["missing_keys"] if needs_head or not name.startswith("qa_outputs.")):
         raise ModelError(
             f"model {folder!r}: the weights lack {', '.join(missing[:3])}, which would be random; "
             "take a checkpoint that was fine-tuned for question answering"
@@ -172,7 +167,7 @@ def logits(
         batch_B = order[first : first + max(1, model.batch_tokens // int(table.length_W[order[first]]))]
         length_B = table.length_W[batch_B]
         try:
-            found = model(table.ids(batch_B), length_B, table.before_middle_W[batch_B], layout.document_type_id)
+            found = model(table.ids(batch_B), length_B, table.before_middle_W[batch_B])
         except torch.OutOfMemoryError:
             if len(batch_B) == 1:
                 raise

@@ -23,11 +23,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cache
 from itertools import pairwise
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, pad, scaled_dot_product_attention
+from torch.utils.checkpoint import checkpoint
 
 if TYPE_CHECKING:
     from transformers import LongformerForQuestionAnswering, LongformerModel
@@ -51,6 +52,7 @@ class LongformerQA(nn.Module):
 
     def __init__(self, longformer: LongformerModel, qa_outputs: nn.Linear):
         super().__init__()
+        self.gradient_checkpointing = False  # True: in training, what is between the layers is kept, the rest made anew
         self.longformer = longformer
         self.qa_outputs = qa_outputs
         positions = longformer.embeddings.position_embeddings
@@ -81,11 +83,16 @@ class LongformerQA(nn.Module):
         x_ND = embeddings(input_ids_N[None], position_ids=position_N[None])[0]
         layers = cast("list[LongformerLayer]", self.longformer.encoder.layer)
         reaches = {layer.attention.self.one_sided_attn_window_size for layer in layers}
-        blocks = {reach: _blocks(lengths_B, num_global_B, reach, x_ND) for reach in reaches}
+        drops = self.training and any(layer.attention.self.dropout for layer in layers)
+        by_hand = x_ND.is_cpu and not drops
+        given = lengths_B, num_global_B, _dtype(x_ND), x_ND.device, by_hand
+        blocks = {reach: _blocks(reach, *given) for reach in reaches}
         for layer in layers:
             own_blocks = blocks[layer.attention.self.one_sided_attn_window_size]
-            x_ND = layer.attention.output(_attend(layer.attention.self, x_ND, own_blocks), x_ND)
-            x_ND = torch.cat([layer.ff_chunk(some) for some in x_ND.split(FEED_FORWARD_TOKENS)])
+            if self.gradient_checkpointing and torch.is_grad_enabled():
+                x_ND = cast("Tensor", checkpoint(_layer, layer, x_ND, own_blocks, use_reentrant=False))
+            else:
+                x_ND = _layer(layer, x_ND, own_blocks)
         # In float32: rounded to bfloat16, many of a window's logits would be equal.
         logits_N2 = linear(x_ND.float(), self.qa_outputs.weight.float(), self.qa_outputs.bias.float())
         start_logits_N, end_logits_N = logits_N2.unbind(-1)
@@ -98,6 +105,7 @@ class _Block(NamedTuple):
     Behind the last query and the last key may stand others, to fill up: the mask hides them, or nobody looks.
     """
 
+    start: int  # the first query's token
     queries: slice
     num_queries: int  # without those that fill up
     global_keys: slice
@@ -110,17 +118,37 @@ class _Block(NamedTuple):
             return x_HNE[:, self.global_keys.start : self.near_keys.stop]
         return torch.cat([x_HNE[:, self.global_keys], x_HNE[:, self.near_keys]], dim=1)
 
+    @property
+    def tokens(self) -> slice:
+        """The queries' tokens, without those that fill up."""
+        return slice(self.start, self.start + self.num_queries)
+
 
 class _Blocks(NamedTuple):
     """Who sees whom in the windows of a batch, for layers of one reach."""
 
-    of_globals: list[_Block]  # one a window; their queries are counted among all global tokens
+    windows: list[slice]  # the tokens of each
     of_locals: list[list[_Block]]
+    of_globals: list[_Block]  # one a window; their queries are counted among all global tokens
+    by_hand: bool
 
 
-def _blocks(lengths_B: Sequence[int], num_global_B: Sequence[int], reach: int, like: Tensor) -> _Blocks:
+def _dtype(x: Tensor) -> torch.dtype:
+    """What products of x are computed in."""
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+
+
+def _blocks(
+    reach: int,
+    lengths_B: Sequence[int],
+    num_global_B: Sequence[int],
+    dtype: torch.dtype,
+    device: torch.device,
+    by_hand: bool,
+) -> _Blocks:
     """``reach`` is how far a local query sees on either side, attention_window / 2."""
-    multiple = FILL_MULTIPLE if _is_by_hand(like) else 1
+    multiple = FILL_MULTIPLE if by_hand else 1
 
     @cache  # most blocks of a batch are alike
     def mask_QK(num_queries: int, num_global: int, near_start: int, near_stop: int, reach: int) -> Tensor | None:
@@ -128,18 +156,19 @@ def _blocks(lengths_B: Sequence[int], num_global_B: Sequence[int], reach: int, l
         num_more = -(num_global + near_stop - near_start) % multiple
         if not num_more and max(num_queries - near_start, near_stop) <= reach + 1:
             return None
-        query_Q = torch.arange(num_queries + -num_queries % multiple, device=like.device)
-        key_K = torch.arange(near_start, near_stop + num_more, device=like.device)
+        query_Q = torch.arange(num_queries + -num_queries % multiple, device=device)
+        key_K = torch.arange(near_start, near_stop + num_more, device=device)
         is_hidden_QK = ((query_Q[:, None] - key_K).abs() > reach) | (key_K >= near_stop)
         # Not bool: the CPU kernel would convert it at every call.
-        mask_QK = like.new_zeros(len(query_Q), num_global + len(key_K))
-        mask_QK[:, num_global:].masked_fill_(is_hidden_QK, torch.finfo(like.dtype).min)
+        mask_QK = torch.zeros(len(query_Q), num_global + len(key_K), dtype=dtype, device=device)
+        mask_QK[:, num_global:].masked_fill_(is_hidden_QK, torch.finfo(dtype).min)
         return mask_QK
 
     def block(window: int, start: int, stop: int, num_global: int, near: tuple[int, int], reach: int) -> _Block:
         """Queries [start, stop) of the window that begins with this token of all."""
         num_more = -(num_global + near[1] - near[0]) % multiple
         return _Block(
+            start=window + start,
             queries=slice(window + start, window + stop + (start - stop) % multiple),
             num_queries=stop - start,
             global_keys=slice(window, window + num_global),
@@ -147,11 +176,12 @@ def _blocks(lengths_B: Sequence[int], num_global_B: Sequence[int], reach: int, l
             mask_QK=mask_QK(stop - start, num_global, near[0] - start, near[1] - start, reach),
         )
 
-    blocks = _Blocks([], [])
+    blocks = _Blocks([], [], [], by_hand)
     first = first_global = 0
     for length, num_global in zip(lengths_B, num_global_B, strict=True):
         of_globals = block(first, 0, num_global, 0, (0, length), length)
         queries = slice(first_global, first_global + of_globals.queries.stop - first)
+        blocks.windows.append(slice(first, first + length))
         blocks.of_globals.append(of_globals._replace(queries=queries))
         blocks.of_locals.append(
             [
@@ -165,49 +195,120 @@ def _blocks(lengths_B: Sequence[int], num_global_B: Sequence[int], reach: int, l
     return blocks
 
 
+def _layer(layer: LongformerLayer, x_ND: Tensor, blocks: _Blocks) -> Tensor:
+    x_ND = layer.attention.output(_attend(layer.attention.self, x_ND, blocks), x_ND)
+    return torch.cat([layer.ff_chunk(some) for some in x_ND.split(FEED_FORWARD_TOKENS)])
+
+
 def _attend(attention: LongformerSelfAttention, x_ND: Tensor, blocks: _Blocks) -> Tensor:
     """Self-attention before its output projection, [N, D]."""
-    dropout = attention.dropout if attention.training else 0.0
+    x_ND = x_ND.to(_dtype(x_ND))  # once for all projections
 
     def heads(projection: nn.Linear, x_ND: Tensor) -> Tensor:
         x_HNE = projection(x_ND).unflatten(-1, (-1, attention.head_dim)).transpose(0, 1)
         return pad(x_HNE, (0, 0, 0, FILL_MULTIPLE)).contiguous()  # the last block is filled up, too
 
-    def attended(block: _Block, q_HNE: Tensor, k_HNE: Tensor, v_HNE: Tensor) -> Tensor:
-        q_HQE, k_HKE, v_HKE = q_HNE[:, block.queries], block.keys(k_HNE), block.keys(v_HNE)
-        out_HQE = _softmax_attention(q_HQE, k_HKE, v_HKE, block.mask_QK, dropout)
-        return out_HQE[:, : block.num_queries].transpose(0, 1)
-
-    global_x_GD = torch.cat([x_ND[b.near_keys.start : b.near_keys.start + b.num_queries] for b in blocks.of_globals])
-    global_qkv = (
+    global_x_GD = torch.cat([x_ND[b.start : b.start + b.num_queries] for b in blocks.of_globals])
+    local_qkv = [heads(projection, x_ND) for projection in (attention.query, attention.key, attention.value)]
+    global_qkv = [
         heads(attention.query_global, pad(global_x_GD, (0, 0, 0, -len(global_x_GD) % FILL_MULTIPLE))),
         heads(attention.key_global, x_ND),
         heads(attention.value_global, x_ND),
-    )
-    local_qkv = [heads(projection, x_ND) for projection in (attention.query, attention.key, attention.value)]
+    ]
+    if blocks.by_hand:
+        return _ByHand.apply(len(x_ND), blocks, *local_qkv, *global_qkv)
+    return _fused(len(x_ND), blocks, local_qkv, global_qkv, attention.dropout if attention.training else 0.0)
+
+
+def _fused(
+    num_tokens: int, blocks: _Blocks, local_qkv: Sequence[Tensor], global_qkv: Sequence[Tensor], dropout: float
+) -> Tensor:
+    """Softmax(q kᵀ / √E + mask) v of all blocks, by the fused kernel, [N, D]."""
+
+    def attended(block: _Block, q_HNE: Tensor, k_HNE: Tensor, v_HNE: Tensor) -> Tensor:
+        q_HQE, k_HKE, v_HKE = q_HNE[None, :, block.queries], block.keys(k_HNE)[None], block.keys(v_HNE)[None]
+        out_HQE = scaled_dot_product_attention(q_HQE, k_HKE, v_HKE, block.mask_QK, dropout)[0]
+        return out_HQE[:, : block.num_queries].transpose(0, 1)
+
     out_QHE: list[Tensor] = []
-    for of_globals, of_locals in zip(*blocks, strict=True):
+    for of_globals, of_locals in zip(blocks.of_globals, blocks.of_locals, strict=True):
         out_QHE += [attended(of_globals, *global_qkv)] if of_globals.num_queries else []
         out_QHE += [attended(block, *local_qkv) for block in of_locals]
     out_ND = torch.cat(out_QHE).flatten(1)
-    return pad(out_ND, (0, 0, 0, len(x_ND) - len(out_ND)))
+    return pad(out_ND, (0, 0, 0, num_tokens - len(out_ND)))
 
 
-def _is_by_hand(x: Tensor) -> bool:
-    """On a CPU, where nothing is to be learnt, attention's three products one by one are faster than the fused kernel.
+class _ByHand(torch.autograd.Function):
+    """The same by products one by one, with its gradient.
 
-    By 1.2 to 1.7 times in float32, 1.5 to 2.1 in bfloat16: 128 queries with 654 keys and 170 with 170, 12 heads of 32
-    or 64, two cores of an AMD EPYC.
+    On a CPU that is faster than the fused kernel: by 1.2 to 1.7 times in float32, 1.5 to 2.1 in bfloat16 (128 queries
+    with 654 keys and 170 with 170, 12 heads of 32 or 64, two cores of an AMD EPYC). Learning is twice as fast, because
+    autograd would make a gradient as large as all tokens for every block's slice of them.
     """
-    return x.is_cpu and not torch.is_grad_enabled()
+
+    @staticmethod
+    def forward(ctx: Any, num_tokens: int, blocks: _Blocks, *qkv: Tensor) -> Tensor:
+        ctx.blocks = blocks
+        ctx.save_for_backward(*qkv)
+        with torch.autocast("cpu", enabled=False):
+            out_NHE = qkv[0].new_zeros(num_tokens, qkv[0].shape[0], qkv[0].shape[2])
+            of_all = [(block, qkv[:3]) for some in blocks.of_locals for block in some]
+            of_all += [(block, qkv[3:]) for block in blocks.of_globals if block.num_queries]
+            for block, (q_HNE, k_HNE, v_HNE) in of_all:
+                p_HQK = _probabilities(q_HNE[:, block.queries], block.keys(k_HNE), block.mask_QK)
+                out_HQE = torch.bmm(p_HQK, block.keys(v_HNE))
+                out_NHE[block.tokens] = out_HQE[:, : block.num_queries].transpose(0, 1)
+        return out_NHE.flatten(1)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        qkv: tuple[Tensor, ...] = ctx.saved_tensors
+        heads, _, width = qkv[0].shape
+        do_HNE = gradients[0].to(qkv[0].dtype).unflatten(1, (heads, width)).transpose(0, 1)
+        found = [torch.zeros_like(of) for of in qkv]
+        (dq_HNE, *local_dkv), (global_dq_HNE, *global_dkv) = found[:3], found[3:]
+        with torch.autocast("cpu", enabled=False):
+            for window, of_locals, of_globals in zip(*ctx.blocks[:3], strict=True):
+                # Window by window, as small sums stay in the cache; in float32, where the last of many is not lost.
+                num_keys = window.stop - window.start
+                sums_2HKE = do_HNE.new_zeros(2, heads, num_keys + FILL_MULTIPLE, width, dtype=torch.float32)
+                for block in of_locals:
+                    dq_HQE, *dkv = _gradients(block, *qkv[:3], do_HNE)
+                    dq_HNE[:, block.tokens] = dq_HQE[:, : block.num_queries]
+                    num_global = block.global_keys.stop - window.start
+                    near = slice(block.near_keys.start - window.start, block.near_keys.stop - window.start)
+                    for sum_HKE, d_HKE in zip(sums_2HKE, dkv, strict=True):
+                        sum_HKE[:, :num_global] += d_HKE[:, :num_global]
+                        sum_HKE[:, near] += d_HKE[:, num_global:]
+                for d_HNE, sum_HKE in zip(local_dkv, sums_2HKE, strict=True):
+                    d_HNE[:, window] = sum_HKE[:, :num_keys]
+                if of_globals.num_queries:
+                    dq_HQE, *dkv = _gradients(of_globals, *qkv[3:], do_HNE)
+                    global_dq_HNE[:, of_globals.queries][:, : of_globals.num_queries] = dq_HQE[
+                        :, : of_globals.num_queries
+                    ]
+                    for d_HNE, d_HKE in zip(global_dkv, dkv, strict=True):
+                        d_HNE[:, window] = d_HKE[:, :num_keys]
+        return None, None, *found
 
 
-def _softmax_attention(q_HQE: Tensor, k_HKE: Tensor, v_HKE: Tensor, mask_QK: Tensor | None, dropout: float) -> Tensor:
-    """Softmax(q kᵀ / √E + mask) v, [H, Q, E]."""
-    if not _is_by_hand(q_HQE):
-        return scaled_dot_product_attention(q_HQE[None], k_HKE[None], v_HKE[None], mask_QK, dropout)[0]
+def _gradients(
+    block: _Block, q_HNE: Tensor, k_HNE: Tensor, v_HNE: Tensor, do_HNE: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Those of the block's queries, keys and values, from that of the output of all tokens.
+
+    With P the probabilities: dV = Pᵀ dO, dP = dO Vᵀ, dS = P (dP - rowsum(P dP)), dQ = dS K, dK = dSᵀ Q.
+    """
+    q_HQE, k_HKE, v_HKE = q_HNE[:, block.queries], block.keys(k_HNE), block.keys(v_HNE)
+    p_HQK = _probabilities(q_HQE, k_HKE, block.mask_QK)
+    do_HQE = pad(do_HNE[:, block.tokens], (0, 0, 0, q_HQE.shape[1] - block.num_queries))
+    ds_HQK = torch._softmax_backward_data(torch.bmm(do_HQE, v_HKE.mT), p_HQK, -1, p_HQK.dtype)
+    ds_HQK *= q_HQE.shape[-1] ** -0.5
+    return torch.bmm(ds_HQK, k_HKE), torch.bmm(ds_HQK.mT, q_HQE), torch.bmm(p_HQK.mT, do_HQE)
+
+
+def _probabilities(q_HQE: Tensor, k_HKE: Tensor, mask_QK: Tensor | None) -> Tensor:
     scores_HQK = torch.bmm(q_HQE * q_HQE.shape[-1] ** -0.5, k_HKE.mT)
     if mask_QK is not None:
         scores_HQK += mask_QK
-    torch.softmax(scores_HQK, dim=-1, out=scores_HQK)
-    return torch.bmm(scores_HQK, v_HKE)
+    return torch.softmax(scores_HQK, dim=-1, out=scores_HQK)

@@ -22,7 +22,7 @@ from qa_ray.claims import Claim
 from qa_ray.errors import OutputError
 from qa_ray.storage import is_local, join, open_filesystem, read_text, remove_folder, write_text, writing
 
-OURS = {"_run", "_SUCCESS", "answers", "rejects", "manifest.json", "run.log"}
+OURS = {"_run", "_SUCCESS", "answers", "rejects", "manifest.json", "run.log", "model", "tensorboard"}
 
 
 @dataclass
@@ -92,7 +92,7 @@ def look(uri: str, identity: dict[str, Any]) -> Output:
         earlier = _read_json(join(uri, "manifest.json")).get("identity", {})
     else:
         earlier = _read_json(join(uri, "_run", "identity.json"))
-    if not earlier and names & {"answers", "rejects", "manifest.json", "_SUCCESS"}:
+    if not earlier and names & {"answers", "rejects", "manifest.json", "_SUCCESS", "model"}:
         raise OutputError(
             f"output: {uri!r} holds answers of an unknown run; give a new folder with output=… or remove them"
         )

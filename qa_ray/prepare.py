@@ -57,6 +57,7 @@ def prepare(
     split: str | None = None,
     columns: Mapping[str, str] | None = None,
     join: bool = False,
+    prefix: str = "",
 ) -> Prepared:
     """Writes ``output/documents``, ``output/questions`` and, if anything was set aside, ``output/rejects``.
 
@@ -64,6 +65,8 @@ def prepare(
     text: each file is a document, named by its path without suffix; ``questions`` is a .txt, .jsonl or .parquet.
     dataset: a hub id, file or folder for ``datasets``, its names mapped by ``columns``; equal texts are one document.
     auto: squad if there is a .json file; text if there are text files and no tables; else dataset.
+
+    ``prefix`` is put before the documents' ids.
 
     An earlier prepare's tables are replaced when the new ones are complete; nothing else in ``output`` is touched.
 
@@ -78,7 +81,7 @@ def prepare(
     staged = storage.join(output, "_preparing")
     storage.remove_folder(staged)  # of a run that was killed
     try:
-        counts = _write(rows, staged)
+        counts = _write(rows._replace(found=_prefixed(rows.found, prefix)), staged)
         if not counts["documents"]:
             rejects = f"{counts['rejects']} rows would be rejects" if counts["rejects"] else "it is empty"
             raise InputError(f"source {source!r} has no usable document ({rejects}); give another source or layout")
@@ -114,6 +117,13 @@ def _write(source: Source, folder: str) -> Counter[str]:
             counts[name] += 1
             tables[name].add(row)
     return counts
+
+
+def _prefixed(found: Iterator[Found], prefix: str) -> Iterator[Found]:
+    for document, *others in found:
+        if document and prefix:
+            document = document | {"document_id": prefix + document["document_id"]}
+        yield Found(document, *others)
 
 
 def _checked(found: Iterator[Found], counts: Counter[str]) -> Iterator[tuple[str, Row]]:

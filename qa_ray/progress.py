@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from rich.console import Console
@@ -150,6 +150,108 @@ def _show(poll: Callable[[], Counts], num_documents: int, num_windows: int, ende
             if last_round or now - last_line_at >= LINE_SECONDS:
                 LOG.info(describe(counts, num_documents, num_windows, seconds))
                 last_line_at = now
+            if last_round:
+                return
+
+
+@dataclass
+class LearningState:
+    """How far fine-tuning is; ``seconds`` and ``tokens`` are those of this process's run."""
+
+    epochs: int
+    epoch: int = 0
+    step: int = 0
+    steps: int = 0  # of this epoch
+    loss: float = 0.0  # of about the last 20 steps
+    tokens: int = 0
+    seconds: float = 0.0
+    done_at_start: float | None = None
+    scores: list[dict[str, float]] = field(default_factory=list)  # of the epochs that ended
+
+    @property
+    def done(self) -> float:
+        """How much of the whole run is done, 0 to 1."""
+        return (self.epoch + (self.step / self.steps if self.steps else 0.0)) / self.epochs
+
+    @property
+    def tokens_per_second(self) -> float:
+        return self.tokens / self.seconds if self.seconds else 0.0
+
+
+class Learning:
+    """The actor that a training worker tells how far it is, and that the driver asks."""
+
+    def __init__(self, epochs: int):
+        self._state = LearningState(epochs)
+
+    def tell(self, epoch: int, step: int, steps: int, loss: float, tokens: int, seconds: float) -> None:
+        state = self._state
+        state.loss = loss if not state.steps else 0.95 * state.loss + 0.05 * loss
+        state.epoch, state.step, state.steps = epoch, step, steps
+        if state.done_at_start is None:
+            state.done_at_start = state.done
+        state.tokens += tokens
+        state.seconds += seconds
+
+    def tell_epoch(self, epoch: int, figures: dict[str, float]) -> None:
+        self._state.scores.append({"epoch": epoch + 1, **figures})
+
+    def state(self) -> LearningState:
+        return self._state
+
+
+def describe_learning(state: LearningState) -> str:
+    """One line: epoch, step, loss, tokens per second, time left for learning."""
+    left = "?"
+    if state.done_at_start is not None and state.done > state.done_at_start:
+        seconds = int(state.seconds * (1 - state.done) / (state.done - state.done_at_start))
+        left = f"{seconds // 3600}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"
+    return (
+        f"epoch {state.epoch + 1}/{state.epochs}, step {state.step}/{state.steps}, loss {state.loss:.3f}, "
+        f"{state.tokens_per_second:,.0f} tokens/s, {left} left"
+    )
+
+
+def describe_epoch(figures: dict[str, float]) -> str:
+    """One line: what validation found."""
+    return f"epoch {figures['epoch']:.0f}: " + ", ".join(
+        f"{name.replace('_', ' ')} {value:.4g}" for name, value in figures.items() if name != "epoch"
+    )
+
+
+@contextmanager
+def shown_learning(poll: Callable[[], LearningState]) -> Iterator[None]:
+    """While the block runs, shows what ``poll`` says."""
+    ended = threading.Event()
+    thread = threading.Thread(target=_show_learning, args=(poll, ended), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join(timeout=5)
+
+
+def _show_learning(poll: Callable[[], LearningState], ended: threading.Event) -> None:
+    console = Console(stderr=True)
+    last_line_at, num_shown = time.monotonic(), 0
+    with Progress(
+        TextColumn("learning"), BarColumn(), TextColumn("{task.description} ·"), TimeElapsedColumn(),
+        console=console, disable=not console.is_terminal,
+    ) as bar:  # fmt: skip
+        task = bar.add_task("", total=1.0)
+        while True:
+            last_round = ended.wait(POLL_SECONDS)
+            state = poll()
+            bar.update(task, completed=state.done, description=describe_learning(state))
+            for figures in state.scores[num_shown:]:
+                LOG.info(describe_epoch(figures))
+                if console.is_terminal:
+                    console.print(describe_epoch(figures))
+            num_shown = len(state.scores)
+            if last_round or time.monotonic() - last_line_at >= LINE_SECONDS:
+                LOG.info(describe_learning(state))
+                last_line_at = time.monotonic()
             if last_round:
                 return
 

@@ -83,7 +83,12 @@ class Reader:
             temperature=temperature,
         )
         self.model = Model(
-            checkpoint.folder, device=find_device(device), dtype=dtype, forward=forward, batch_tokens=batch_tokens
+            checkpoint.folder,
+            document_type_id=self.layout.document_type_id,
+            device=find_device(device),
+            dtype=dtype,
+            forward=forward,
+            batch_tokens=batch_tokens,
         )
 
     def answer(self, question: str | Sequence[str], document: str | Sequence[str], top_k: int = 1) -> Any:
@@ -123,14 +128,24 @@ class Reader:
 
         ``on_batch`` is told the size of each batch that is done.
         """
-        settings = settings or self.settings
-        results: list[list[dict[str, Any]]] = [[] for _ in documents]
+        return self.read_all(documents, [settings or self.settings], on_batch)[0]
+
+    def read_all(
+        self,
+        documents: Sequence[ReadableDocument],
+        settings: Sequence[ReadingSettings],
+        on_batch: Callable[[BatchSize], object] = lambda size: None,
+    ) -> list[list[list[dict[str, Any]]]]:
+        """What ``read`` gives for each of the settings, which have the same windows: the model runs once for all."""
+        assert len({(s.max_tokens, s.overlap_tokens, s.max_question_tokens) for s in settings}) == 1, settings
+        results: list[list[list[dict[str, Any]]]] = [[[] for _ in documents] for _ in settings]
         for group in _groups(documents):
-            pairs = [self.pair(documents[d], question, settings) for d, question in group]
+            pairs = [self.pair(documents[d], question, settings[0]) for d, question in group]
             found = logits(self.model, self.layout, pairs, on_batch)
-            answers = answer_pairs([documents[d] for d, _ in group], pairs, found, settings)
-            for (d, _), pair, fields in zip(group, pairs, answers, strict=True):
-                results[d].append(fields | {"num_windows": len(pair.windows)})
+            for result, own in zip(results, settings, strict=True):
+                answers = answer_pairs([documents[d] for d, _ in group], pairs, found, own)
+                for (d, _), pair, fields in zip(group, pairs, answers, strict=True):
+                    result[d].append(fields | {"num_windows": len(pair.windows)})
         return results
 
     def pair(self, document: ReadableDocument, question: np.ndarray, settings: ReadingSettings) -> Pair:

@@ -104,6 +104,29 @@ PART = pa.schema(
 """What the run writes for one document, before its ``document_id`` and its passed-through columns."""
 
 
+LABELLED_QUESTION = pa.struct(
+    [
+        ("question_id", pa.string()),
+        ("question", pa.string()),
+        ("token_ids", pa.list_(pa.int32())),
+        ("answers", pa.list_(pa.struct([("start_token", pa.int32()), ("stop_token", pa.int32())]))),
+        ("gold", pa.list_(pa.string())),  # the texts of the answers
+    ]
+)
+
+LABELLED = pa.schema(
+    [
+        pa.field("document_id", pa.string()),
+        pa.field("is_held_out", pa.bool_()),
+        *(field for field in TOKENISED if field.name not in ("questions", "rejects")),
+        pa.field("questions", pa.list_(LABELLED_QUESTION)),
+        pa.field("rejects", pa.list_(REJECT)),
+        pa.field("found", pa.list_(pa.string())),  # of each gold answer: how it was found, or why not
+    ]
+)
+"""A document to learn from: what is asked of it, and the tokens of the answers."""
+
+
 class Tokens(NamedTuple):
     """T tokens of one text: vocabulary ids and the half-open character range of each; all int32."""
 

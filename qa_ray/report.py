@@ -5,9 +5,10 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 from rich.padding import Padding
+from rich.table import Table
 from rich.text import Text
 
-from qa_ray.config import AnswerConfig
+from qa_ray.config import AnswerConfig, FinetuneConfig
 from qa_ray.outputs import Output
 from qa_ray.plan import Plan
 from qa_ray.records import ANSWER
@@ -76,3 +77,23 @@ def _marked(row: dict[str, Any]) -> Text:
 
 def _shortened(text: str) -> str:
     return text if len(text) <= SHOWN_CHARS else text[: SHOWN_CHARS - 1] + "…"
+
+
+def show_finetuning(manifest: dict[str, Any], config: FinetuneConfig, console: Console) -> None:
+    """What was learnt from, what every epoch was worth, and where the best model lies."""
+    place = full_uri(config.output)
+    counts = ", ".join(f"{count:,} {name}" for name, count in manifest["counts"].items() if count)
+    console.print(escape(counts), highlight=False)
+    columns = {"exact_match": "EM", "f1": "F1", "gold_among_n_best": "gold in n best", "mean_rank_of_gold": "its rank"}
+    table = Table(title="Validation after each epoch", title_justify="left")
+    table.add_column("epoch", justify="right")
+    for heading in (*columns.values(), "calibration error"):
+        table.add_column(heading, justify="right")
+    for epoch in manifest["epochs"]:
+        mark = " best" if epoch == manifest["best"] else ""
+        cells = [f"{epoch[name]:.2f}" for name in columns]
+        table.add_row(f"{epoch['epoch']}{mark}", *cells, f"{epoch['expected_calibration_error']:.3f}")
+    console.print(table)
+    console.print(f"model: {escape(join(place, 'model'))}", soft_wrap=True, highlight=False)
+    if manifest["counts"]["rejects"]:
+        console.print(f"rejects: {escape(join(place, 'rejects'))}/*.parquet", soft_wrap=True, highlight=False)

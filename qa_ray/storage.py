@@ -231,9 +231,15 @@ def new_folder(uri: str) -> Iterator[str]:
         raise OutputError(f"output: {uri!r} is not empty; give a new folder with output=… or remove it")
     with tempfile.TemporaryDirectory() as folder:
         yield folder
-        with writing(uri):
-            make_folder(uri)
-            filesystem.put(f"{folder}/", f"{path}/", recursive=True)
+        upload_folder(folder, uri)
+
+
+def upload_folder(folder: str, uri: str) -> None:
+    """Copies all that is in the local ``folder`` to ``uri``, over what has the same name there."""
+    filesystem, path = open_filesystem(uri)
+    with writing(uri):
+        make_folder(uri)
+        filesystem.put(f"{folder}/", f"{path}/", recursive=True)
 
 
 def remove_folder(uri: str) -> None:

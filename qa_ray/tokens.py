@@ -17,6 +17,7 @@ class Tokeniser:
     """The tokenizer of a checkpoint folder, without padding or truncation."""
 
     def __init__(self, folder: str):
+        self._folder = folder
         try:
             self._pretrained = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         except Exception as error:  # whatever transformers and tokenizers raise for a folder without a tokenizer
@@ -59,6 +60,10 @@ class Tokeniser:
             pad_id=self._pretrained.pad_token_id or 0,
             document_type_id=pair.type_ids[document] if knows_types else 0,
         )
+
+    def save(self, folder: str) -> None:
+        """Writes the tokenizer into a model's folder, as it came."""
+        AutoTokenizer.from_pretrained(self._folder, trust_remote_code=False).save_pretrained(folder)
 
     @property
     def model_max_tokens(self) -> int:

@@ -158,7 +158,7 @@ def test_ctrl_c_and_sigterm_end_a_run_with_130_and_the_same_command_goes_on(tmp_
             kill(process.pid, number)
             assert process.wait(60) == 130, log.read_text()
         words = log.read_text().rstrip()
-        assert words.endswith("interrupted; documents that are done stay done: run the same command to go on")
+        assert words.endswith("interrupted; what is done stays done: run the same command to go on")
         assert "Traceback" not in words
 
     manifest = answer_documents(changed(config, runner=RUNNER))

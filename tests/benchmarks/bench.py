@@ -127,7 +127,7 @@ def forwards(name: str, folder: str, rounds: int, rates: dict[str, float]) -> It
     config = LongformerConfig.from_pretrained(folder)
     whose: dict[str, Forward] = {"qa-ray": "auto", "transformers 5": "transformers"}
     models = {
-        f"{name}, {dtype}": Model(folder, device="cpu", dtype=dtype, forward=forward)
+        f"{name}, {dtype}": Model(folder, document_type_id=0, device="cpu", dtype=dtype, forward=forward)
         for dtype in ("float32", "bfloat16")
         for name, forward in whose.items()
     }

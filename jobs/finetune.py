@@ -1,0 +1,8 @@
+"""``qa-ray finetune CONFIG.yaml [key=value …]``, for ``ray job submit … -- python jobs/finetune.py CONFIG.yaml``."""
+
+import sys
+
+from qa_ray.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["finetune", *sys.argv[1:]]))

@@ -1,0 +1,125 @@
+"""Documents with gold answers -> tokens and labels, in Ray's CPU workers: Arrow in, Arrow out, one row a document.
+
+Training data that nothing can be learnt from become rejects, with the reason; of the rest it is counted how each gold
+answer was found.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray
+
+from qa_ray.checkpoints import open_checkpoint
+from qa_ray.documents import Question, check, hash_ids, reject
+from qa_ray.labels import Fault, locate, tokens_of
+from qa_ray.records import LABELLED, Tokens
+from qa_ray.storage import use_s3
+from qa_ray.tokens import Tokeniser
+
+
+@dataclass(frozen=True)
+class LabelSettings:
+    """What LabelDocuments needs to know."""
+
+    storage: dict[str, Any]  # for use_s3
+    model: str
+    questions: ray.ObjectRef
+    id_column: str
+    text_column: str
+    max_question_tokens: int
+    long_questions: str
+    held_out: float  # the share of documents, drawn by their ids
+
+
+class LabelDocuments:
+    """An actor with the tokenizer and all questions."""
+
+    def __init__(self, settings: LabelSettings):
+        use_s3(**settings.storage)
+        self._settings = settings
+        self._questions = ray.get(settings.questions)
+        self._tokeniser = Tokeniser(open_checkpoint(settings.model).folder)
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        """The table as records.LABELLED."""
+        ids = table[self._settings.id_column]
+        held_out = hash_ids(ids) < self._settings.held_out * 2.0**64
+        rows = [
+            self._row(str(id_), text, bool(is_held_out))
+            for id_, text, is_held_out in zip(ids.to_pylist(), table[self._settings.text_column], held_out, strict=True)
+        ]
+        return pa.Table.from_pylist(rows, LABELLED)
+
+    def _row(self, document_id: str, text: pa.Scalar, is_held_out: bool) -> dict[str, Any]:
+        checked = check(document_id, text, self._questions.of(document_id))
+        tokens = self._tokeniser(checked.text)
+        questions, rejects, found, asked = [], list(checked.rejects), [], set()
+        for question in checked.questions:
+            labelled = self._labelled(question, checked.text, tokens, asked, found)
+            if isinstance(labelled, Fault):
+                rejects.append(reject(question.question_id, "labels", *labelled))
+            else:
+                questions.append(labelled)
+        return {
+            "document_id": document_id,
+            "is_held_out": is_held_out,
+            "text": checked.text,
+            "token_ids": tokens.ids_T,
+            "start_char": tokens.start_char_T,
+            "stop_char": tokens.stop_char_T,
+            "questions": questions,
+            "rejects": rejects,
+            "found": found,
+        }
+
+    def _labelled(
+        self, question: Question, text: str, tokens: Tokens, asked: set[Any], found: list[str]
+    ) -> dict[str, Any] | Fault:
+        """The fields of records.LABELLED_QUESTION, or why there are none; adds to ``asked`` and ``found``."""
+        if question.answers is None:
+            return Fault("no_gold", "no gold answer is known (null); an empty list would say that there is none")
+        if not len(tokens):
+            return Fault("no_tokens", "the document has no token that the model knows of")
+        token_ids = self._tokeniser.question(question.question or "")
+        limit = self._settings.max_question_tokens
+        if len(token_ids) > limit and self._settings.long_questions == "reject":
+            detail = f"{len(token_ids)} tokens, more than windows.max_question_tokens={limit}; raise it or truncate"
+            return Fault("question_too_long", detail)
+        answers, faults = set(), []
+        for gold in question.answers:
+            located = locate(text, gold["text"] or "", gold["start_char"])
+            if not isinstance(located, Fault):
+                start, stop = tokens_of(tokens, located.start_char, located.stop_char)
+                if start < stop:
+                    answers.add((start, stop))
+                    found.append(located.how)
+                    continue
+                located = Fault("no_tokens", "the answer has no token that the model knows of")
+            faults.append(located)
+            found.append(located.reason)
+        if faults and not answers:
+            return faults[0]
+        if (key := (question.question, frozenset(answers))) in asked:
+            return Fault("duplicate", "the same question with the same answers is asked of this document already")
+        asked.add(key)
+        return {
+            "question_id": question.question_id,
+            "question": question.question,
+            "token_ids": token_ids[:limit],
+            "answers": [{"start_token": start, "stop_token": stop} for start, stop in sorted(answers)],
+            "gold": [gold["text"] for gold in question.answers if gold["text"]],
+        }
+
+
+def learnable(table: pa.Table) -> pa.Table:
+    """Of records.LABELLED the documents to learn from, and only what is needed for that."""
+    rows = table.filter(pa.array(~np.asarray(table["is_held_out"].to_numpy())))
+    return rows.select(["document_id", "token_ids", "questions"])
+
+
+def held_out(table: pa.Table) -> pa.Table:
+    """Of records.LABELLED the documents that are kept for validation."""
+    rows = table.filter(table["is_held_out"])
+    return rows.select(["document_id", "text", "token_ids", "start_char", "stop_char", "questions"])

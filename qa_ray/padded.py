@@ -1,0 +1,64 @@
+"""transformers' question answering as it is, with qa-ray's interface: windows that lie end to end go in.
+
+They are padded to the longest of a batch for the model, and the padding is taken off again: for all families what
+longformer.LongformerQA does for Longformer without padding.
+
+Shapes: B windows, N tokens of all windows, L tokens of the longest with its padding.
+"""
+
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+# Lengths are filled up to a multiple of this: CPU kernels keep something for every shape they see.
+ROUND_WINDOW = 16
+
+
+class PaddedQA(nn.Module):
+    """Start and end logits of windows that lie end to end, by any model that AutoModelForQuestionAnswering loads.
+
+    ``document_type_id`` is the token type of a window's document.
+    """
+
+    def __init__(self, model: nn.Module, document_type_id: int = 0):
+        super().__init__()
+        self.model: Any = model
+        self.document_type_id = document_type_id
+        config = self.model.config
+        self._pad_id: int = config.pad_token_id or 0
+        # Some families count positions from the padding's id + 1 on; none has more than these.
+        self.max_tokens: int = config.max_position_embeddings - self._pad_id - 1
+        takes = inspect.signature(self.model.forward).parameters
+        self._takes_token_types = "token_type_ids" in takes and getattr(config, "type_vocab_size", 0) > 1
+        self._takes_global_attention = "global_attention_mask" in takes
+
+    def forward(
+        self, input_ids_N: Tensor, lengths_B: Sequence[int], before_middle_B: Sequence[int]
+    ) -> tuple[Tensor, Tensor]:
+        """start_logits_N and end_logits_N, float32.
+
+        Window b has lengths_B[b] tokens; the first before_middle_B[b] are the first special token and the question,
+        which attend globally where the family does that.
+        """
+        device = input_ids_N.device
+        lengths_B1, before_middle_B1 = (torch.tensor(of, device=device)[:, None] for of in (lengths_B, before_middle_B))
+        position_L = torch.arange(self.padded_length(lengths_B), device=device)
+        real_BL = position_L < lengths_B1
+        ids_BL = torch.full(real_BL.shape, self._pad_id, device=device)
+        ids_BL[real_BL] = input_ids_N
+        inputs = {"input_ids": ids_BL, "attention_mask": real_BL.long()}
+        if self._takes_global_attention:
+            inputs["global_attention_mask"] = (position_L < before_middle_B1).long()
+        if self._takes_token_types:
+            # The first separator still belongs to the question's segment.
+            inputs["token_type_ids"] = ((position_L > before_middle_B1) & real_BL) * self.document_type_id
+        output = self.model(**inputs)
+        return output.start_logits[real_BL].float(), output.end_logits[real_BL].float()
+
+    def padded_length(self, lengths_B: Sequence[int]) -> int:
+        """The tokens of each window of a batch with its padding; no more than there are positions."""
+        longest = max(lengths_B)
+        return max(longest, min(-(-longest // ROUND_WINDOW) * ROUND_WINDOW, self.max_tokens))
