@@ -91,8 +91,9 @@ def epoch_examples(
             cut = windows(len(document.token_ids_T), room, min(overlap_tokens, room // 2))
             said = labels(cut, answers_A2)
             has_answer_W = said.is_inside_WA.any(axis=1)
+            without_W = np.logical_not(has_answer_W | said.is_cut_W)
             drawn = _drawn(random, has_answer_W, positives)
-            drawn += _drawn(random, ~has_answer_W & ~said.is_cut_W, negatives, least=0 if len(answers_A2) else 1)
+            drawn += _drawn(random, without_W, negatives, least=0 if len(answers_A2) else 1)
             for w in drawn:
                 start, stop = int(cut.start_W[w]), int(cut.stop_W[w])
                 inside_A2 = answers_A2[said.is_inside_WA[w]]

@@ -262,7 +262,7 @@ class _ByHand(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        qkv: tuple[Tensor, ...] = ctx.saved_tensors
+        qkv: Any = ctx.saved_tensors
         heads, _, width = qkv[0].shape
         do_HNE = gradients[0].to(qkv[0].dtype).unflatten(1, (heads, width)).transpose(0, 1)
         found = [torch.zeros_like(of) for of in qkv]
@@ -302,7 +302,7 @@ def _gradients(
     q_HQE, k_HKE, v_HKE = q_HNE[:, block.queries], block.keys(k_HNE), block.keys(v_HNE)
     p_HQK = _probabilities(q_HQE, k_HKE, block.mask_QK)
     do_HQE = pad(do_HNE[:, block.tokens], (0, 0, 0, q_HQE.shape[1] - block.num_queries))
-    ds_HQK = torch._softmax_backward_data(torch.bmm(do_HQE, v_HKE.mT), p_HQK, -1, p_HQK.dtype)
+    ds_HQK = torch.ops.aten._softmax_backward_data(torch.bmm(do_HQE, v_HKE.mT), p_HQK, -1, p_HQK.dtype)
     ds_HQK *= q_HQE.shape[-1] ** -0.5
     return torch.bmm(ds_HQK, k_HKE), torch.bmm(ds_HQK.mT, q_HQE), torch.bmm(p_HQK.mT, do_HQE)
 

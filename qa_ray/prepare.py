@@ -120,10 +120,10 @@ def _write(source: Source, folder: str) -> Counter[str]:
 
 
 def _prefixed(found: Iterator[Found], prefix: str) -> Iterator[Found]:
-    for document, *others in found:
-        if document and prefix:
-            document = document | {"document_id": prefix + document["document_id"]}
-        yield Found(document, *others)
+    for row in found:
+        if row.document and prefix:
+            row = row._replace(document=row.document | {"document_id": prefix + row.document["document_id"]})
+        yield row
 
 
 def _checked(found: Iterator[Found], counts: Counter[str]) -> Iterator[tuple[str, Row]]:

@@ -5,6 +5,7 @@ divided among. What a step draws at random (dropout) follows from the seed and t
 from a saved state does what the unbroken run would have done.
 """
 
+import copy
 import math
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
@@ -127,17 +128,17 @@ class Trainee:
                 }
 
     def save_pretrained(self, folder: Path, dtype: str) -> None:
-        """Writes a folder that transformers loads, weights in ``dtype``."""
-        weights = {
-            name: tensor.detach().to(getattr(torch, dtype), copy=True).contiguous()
-            for name, tensor in self.pretrained.state_dict().items()
-        }
-        config = self.pretrained.config
-        kept, config.dtype = config.dtype, getattr(torch, dtype)
-        try:
-            self.pretrained.save_pretrained(folder, state_dict=weights)
-        finally:
-            config.dtype = kept
+        """Writes a folder that transformers loads, weights in ``dtype``; any worker may.
+
+        The model's own save_pretrained writes nothing in workers other than the first.
+        """
+        kind = getattr(torch, dtype)
+        state = self.pretrained.state_dict()
+        weights = {name: tensor.detach().cpu().to(kind).contiguous() for name, tensor in state.items()}
+        config = copy.deepcopy(self.pretrained.config)
+        config.dtype, config.architectures = kind, [type(self.pretrained).__name__]
+        config.save_pretrained(folder)
+        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
 
     def _loss(self, batch: Batch) -> Tensor:
         ids_N, *others = (torch.from_numpy(array).to(self.device) for array in batch)

@@ -26,10 +26,22 @@ TEXT = (
 SIZES: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
 
 
-def save_model(family: str, folder: Path, *, positions: int = 130, seed: int = 0, settings: dict | None = None) -> str:
-    """A checkpoint folder of this family with random weights; ``positions`` as the config counts them."""
+def save_model(
+    family: str,
+    folder: Path,
+    *,
+    positions: int = 130,
+    seed: int = 0,
+    settings: dict | None = None,
+    text: str = TEXT,
+    std: float = 0.3,
+) -> str:
+    """A checkpoint folder of this family with random weights; ``positions`` as the config counts them.
+
+    Its vocabulary is that of ``text``.
+    """
     torch.manual_seed(seed)
-    tokenizer = byte_level() if family in ("longformer", "roberta") else wordpiece(types=family == "bert")
+    tokenizer = byte_level(text) if family in ("longformer", "roberta") else wordpiece(text, types=family == "bert")
     common = {
         "vocab_size": len(tokenizer),
         "max_position_embeddings": positions,
@@ -47,7 +59,7 @@ def save_model(family: str, folder: Path, *, positions: int = 130, seed: int = 0
         model = DistilBertForQuestionAnswering(config)
     for parameter in model.parameters():
         if parameter.dim() > 1:
-            torch.nn.init.normal_(parameter, std=0.3)
+            torch.nn.init.normal_(parameter, std=std)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     if settings:
@@ -55,14 +67,14 @@ def save_model(family: str, folder: Path, *, positions: int = 130, seed: int = 0
     return str(folder)
 
 
-def wordpiece(*, types: bool) -> PreTrainedTokenizerFast:
+def wordpiece(text: str, *, types: bool) -> PreTrainedTokenizerFast:
     """A small BERT tokenizer: lower case, accents stripped, CJK by character."""
     tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece()
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    tokenizer.train_from_iterator([TEXT] * 4, trainers.WordPieceTrainer(vocab_size=300, special_tokens=special))
+    tokenizer.train_from_iterator([text] * 4, trainers.WordPieceTrainer(vocab_size=300, special_tokens=special))
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
     )
@@ -73,7 +85,7 @@ def wordpiece(*, types: bool) -> PreTrainedTokenizerFast:
     )  # fmt: skip
 
 
-def byte_level() -> PreTrainedTokenizerFast:
+def byte_level(text: str) -> PreTrainedTokenizerFast:
     """A small RoBERTa tokenizer: byte-level BPE."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -83,7 +95,7 @@ def byte_level() -> PreTrainedTokenizerFast:
     trainer = trainers.BpeTrainer(
         vocab_size=400, special_tokens=special, initial_alphabet=alphabet, show_progress=False
     )
-    tokenizer.train_from_iterator([TEXT] * 4, trainer)
+    tokenizer.train_from_iterator([text] * 4, trainer)
     tokenizer.post_processor = processors.RobertaProcessing(
         ("</s>", 2), ("<s>", 0), trim_offsets=True, add_prefix_space=False
     )

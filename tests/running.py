@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from qa_ray.config import AnswerConfig, check_config
+from qa_ray.config import AnswerConfig, Section, check_config
 
 File = pa.Table | list[dict[str, Any]] | bytes
 
@@ -109,20 +109,20 @@ def _scores(row: dict[str, Any]) -> list[float]:
     return [row["score"], row["no_answer_score"], *(span["score"] for span in row["n_best"])]
 
 
-def write_config(folder: Path, config: AnswerConfig) -> Path:
+def write_config(folder: Path, config: Section) -> Path:
     path = folder / "config.yaml"
     path.write_text(json.dumps(config.model_dump()))
     return path
 
 
 @contextmanager
-def command_line(config: Path, log: Path, hook: str | None = None) -> Iterator[subprocess.Popen]:
-    """``qa-ray answer CONFIG`` in a session of its own, with its words in ``log``; all of it is gone afterwards.
+def command_line(config: Path, log: Path, hook: str | None = None, verb: str = "answer") -> Iterator[subprocess.Popen]:
+    """``qa-ray answer CONFIG``, or another verb, with its words in ``log``; all of it is gone behind the block.
 
     ``hook`` names what hooked.py does to the workers.
     """
     here = Path(__file__).parent
-    command = [here / "hooked.py", hook, config] if hook else ["-m", "qa_ray.cli", "answer", config]
+    command = [here / "hooked.py", hook, config] if hook else ["-m", "qa_ray.cli", verb, config]
     with log.open("ab") as output:
         process = subprocess.Popen(
             [sys.executable, *command],

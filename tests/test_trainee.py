@@ -2,6 +2,7 @@
 
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -134,7 +135,7 @@ def test_what_is_saved_loads_in_transformers_and_in_the_reader(
 
 
 def test_a_head_is_made_where_there_is_none(checkpoints: dict[str, str], tmp_path: Path):
-    base = load(checkpoints["bert"], torch.float32).base_model
+    base: Any = load(checkpoints["bert"], torch.float32).base_model
     base.save_pretrained(tmp_path)
     Tokeniser(checkpoints["bert"]).save(str(tmp_path))
     heads = [trainee(str(tmp_path), seed=seed).pretrained.qa_outputs.weight for seed in (0, 0, 1)]
