@@ -262,7 +262,7 @@ class _ByHand(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        qkv: Any = ctx.saved_tensors
+        qkv: tuple[Tensor, ...] = ctx.saved_tensors
         heads, _, width = qkv[0].shape
         do_HNE = gradients[0].to(qkv[0].dtype).unflatten(1, (heads, width)).transpose(0, 1)
         found = [torch.zeros_like(of) for of in qkv]
@@ -273,7 +273,7 @@ class _ByHand(torch.autograd.Function):
                 num_keys = window.stop - window.start
                 sums_2HKE = do_HNE.new_zeros(2, heads, num_keys + FILL_MULTIPLE, width, dtype=torch.float32)
                 for block in of_locals:
-                    dq_HQE, *dkv = _gradients(block, *qkv[:3], do_HNE)
+                    dq_HQE, *dkv = _gradients(block, qkv[:3], do_HNE)
                     dq_HNE[:, block.tokens] = dq_HQE[:, : block.num_queries]
                     num_global = block.global_keys.stop - window.start
                     near = slice(block.near_keys.start - window.start, block.near_keys.stop - window.start)
@@ -283,7 +283,7 @@ class _ByHand(torch.autograd.Function):
                 for d_HNE, sum_HKE in zip(local_dkv, sums_2HKE, strict=True):
                     d_HNE[:, window] = sum_HKE[:, :num_keys]
                 if of_globals.num_queries:
-                    dq_HQE, *dkv = _gradients(of_globals, *qkv[3:], do_HNE)
+                    dq_HQE, *dkv = _gradients(of_globals, qkv[3:], do_HNE)
                     global_dq_HNE[:, of_globals.queries][:, : of_globals.num_queries] = dq_HQE[
                         :, : of_globals.num_queries
                     ]
@@ -292,13 +292,12 @@ class _ByHand(torch.autograd.Function):
         return None, None, *found
 
 
-def _gradients(
-    block: _Block, q_HNE: Tensor, k_HNE: Tensor, v_HNE: Tensor, do_HNE: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
+def _gradients(block: _Block, qkv: Sequence[Tensor], do_HNE: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Those of the block's queries, keys and values, from that of the output of all tokens.
 
     With P the probabilities: dV = Pᵀ dO, dP = dO Vᵀ, dS = P (dP - rowsum(P dP)), dQ = dS K, dK = dSᵀ Q.
     """
+    q_HNE, k_HNE, v_HNE = qkv
     q_HQE, k_HKE, v_HKE = q_HNE[:, block.queries], block.keys(k_HNE), block.keys(v_HNE)
     p_HQK = _probabilities(q_HQE, k_HKE, block.mask_QK)
     do_HQE = pad(do_HNE[:, block.tokens], (0, 0, 0, q_HQE.shape[1] - block.num_queries))

@@ -25,7 +25,7 @@ from running import (
 )
 from s3_server import bucket, s3_server
 from safetensors.torch import load_file
-from tensorboardX.proto.event_pb2 import Event
+from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
 
 from qa_ray.checkpoints import open_checkpoint
 from qa_ray.config import FinetuneConfig, check_config
