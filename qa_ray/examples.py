@@ -91,9 +91,10 @@ def epoch_examples(
             cut = windows(len(document.token_ids_T), room, min(overlap_tokens, room // 2))
             said = labels(cut, answers_A2)
             has_answer_W = said.is_inside_WA.any(axis=1)
-            without_W = np.logical_not(has_answer_W | said.is_cut_W)
-            drawn = _drawn(random, has_answer_W, positives)
-            drawn += _drawn(random, without_W, negatives, least=0 if len(answers_A2) else 1)
+            with_answer = np.flatnonzero(has_answer_W)
+            without = np.flatnonzero(np.logical_not(has_answer_W | said.is_cut_W))
+            drawn = _drawn(random, with_answer, positives)
+            drawn += _drawn(random, without, negatives, least=0 if len(answers_A2) else 1)
             for w in drawn:
                 start, stop = int(cut.start_W[w]), int(cut.stop_W[w])
                 inside_A2 = answers_A2[said.is_inside_WA[w]]
@@ -101,10 +102,10 @@ def epoch_examples(
     return [found[i] for i in random.permutation(len(found))]
 
 
-def _drawn(random: np.random.Generator, mask_W: np.ndarray, mean: float, least: int = 0) -> list[int]:
-    """``mean`` of the windows that the mask selects, or one more or less, so that it is the mean."""
+def _drawn(random: np.random.Generator, numbers: np.ndarray, mean: float, least: int = 0) -> list[int]:
+    """``mean`` of these, or one more or less, so that it is the mean; not more than there are."""
     number = max(least, int(mean + random.random()))
-    return random.permutation(np.flatnonzero(mask_W))[:number].tolist()
+    return random.permutation(numbers)[:number].tolist()
 
 
 def steps(examples: Sequence[Example], step_tokens: int) -> list[Sequence[Example]]:
