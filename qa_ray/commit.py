@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from qa_ray.documents import Questions, reject
+from qa_ray.documents import Questions, unknown_document
 from qa_ray.errors import JobError, OutputError
 from qa_ray.outputs import Output
 from qa_ray.parts import read_parts
@@ -114,8 +114,7 @@ def flatten(
 def _unknown_documents(questions: Questions, missed: np.ndarray) -> Iterator[pa.Table]:
     rows = []
     for document_id, question_id in questions.bound(missed):
-        detail = f"question {question_id!r} is bound to document {document_id!r}, which is not among the documents"
-        rows.append({"document_id": document_id} | reject(question_id, "documents", "unknown_document", detail))
+        rows.append(unknown_document(document_id, question_id))
         if len(rows) == ROWS_PER_GROUP:
             yield pa.Table.from_pylist(rows, REJECTS)
             rows = []

@@ -149,6 +149,12 @@ def reject(question_id: str, stage: str, reason: str, detail: str) -> dict[str, 
     return {"question_id": question_id, "stage": stage, "reason": reason, "detail": detail}
 
 
+def unknown_document(document_id: str, question_id: str) -> dict[str, Any]:
+    """The row of the rejects table for a question whose document is not there."""
+    detail = f"question {question_id!r} is bound to document {document_id!r}, which is not among the documents"
+    return {"document_id": document_id} | reject(question_id, "documents", "unknown_document", detail)
+
+
 def failure(question_id: str, stage: str, error: Exception) -> dict[str, Any]:
     """The reject of a question that made a stage fail."""
     return reject(question_id, stage, type(error).__name__, str(error)[:1000])

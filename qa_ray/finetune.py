@@ -19,6 +19,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import pyarrow.fs
 import ray
 import ray.data
@@ -28,7 +29,7 @@ from ray.train.torch import TorchTrainer
 
 from qa_ray.checkpoints import Checkpoint, open_checkpoint
 from qa_ray.config import FinetuneConfig
-from qa_ray.documents import Questions
+from qa_ray.documents import Questions, unknown_document
 from qa_ray.errors import ConfigError, InputError, JobError, OutputError, QaRayError
 from qa_ray.finetuning import MODEL, PROGRESS, TrainingJob, train_worker
 from qa_ray.inputs import Documents, open_documents, open_questions
@@ -181,9 +182,9 @@ def label(plan: FinetunePlan, output: Output) -> Labelled:
     remove_folder(join(output.uri, "rejects"))
     rejects = ParquetFolder(join(output.uri, "rejects"), REJECTS, max_group_rows=10_000)
     with closing(rejects):
-        for name, dataset in {"learned": learned, "validation": validation}.items():
-            if name == "learned" or plan.validation:
-                _count(dataset, name, found, rejects)
+        _count(learned, plan.learned[1], found, rejects)
+        if plan.validation:
+            _count(validation, plan.validation[1], found, rejects)
     LOG.info("%s", ", ".join(f"{name} {count:,}" for name, count in found.counts.items()))
     if found.rejects:
         LOG.info("rejected: %s", ", ".join(f"{reason} {count:,}" for reason, count in found.rejects.most_common()))
@@ -233,7 +234,9 @@ def _selected(labelled: Dataset, select: Any) -> Dataset:
     return labelled.map_batches(select, batch_format="pyarrow", batch_size=None, num_cpus=1).materialize()
 
 
-def _count(dataset: Dataset, name: str, found: Labelled, rejects: ParquetFolder) -> None:
+def _count(dataset: Dataset, questions: Questions, found: Labelled, rejects: ParquetFolder) -> None:
+    """Counts what can be learnt from, and writes the rejects; every question is among one of them."""
+    reached = np.zeros(questions.num_bound, dtype=bool)
     columns = ["document_id", "is_held_out", "questions", "rejects", "found"]
     counts: Counter[str] = Counter()
     batches: Any = dataset.select_columns(columns).iter_batches(batch_size=None, batch_format="pyarrow")
@@ -245,9 +248,13 @@ def _count(dataset: Dataset, name: str, found: Labelled, rejects: ParquetFolder)
             counts["questions to validate with" if held else "questions to learn from"] += number
         counts.update(f"answers {how}" for row in table["found"].to_pylist() for how in row)
         for document_id, row in zip(table["document_id"].to_pylist(), table["rejects"].to_pylist(), strict=True):
+            reached[questions.rows_of(document_id)] = True
             for fields in row:
                 rejects.add({"document_id": document_id} | {key.name: fields[key.name] for key in REJECT})
                 found.rejects[fields["reason"]] += 1
+    for document_id, question_id in questions.bound(~reached):
+        rejects.add(row := unknown_document(document_id, question_id))
+        found.rejects[row["reason"]] += 1
     for key, count in counts.items():
         found.counts[key] = found.counts.get(key, 0) + count
 

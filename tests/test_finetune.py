@@ -260,7 +260,9 @@ def test_what_cannot_be_learnt_from_is_rejected_with_its_reason(lesson: dict[str
     questions.append({"question_id": "moved", "question": "怎么样？", "document_id": "story 0", "answers": moved})
     questions.append({"question_id": "none", "question": "什么？", "document_id": "story 0", "answers": []})
     assert "很高兴" in text
-    tables = write_tables(tmp_path / "tables", documents, questions)
+    lost = {"question_id": "lost", "question": "谁？", "document_id": "story 9", "answers": []}
+    bad["lost"] = ("谁？", [], "unknown_document")
+    tables = write_tables(tmp_path / "tables", documents, [*questions, lost])
     plan = make_plan(config(lesson | tables, tmp_path / "out"))
     with claim(plan.output, plan.identity) as output:
         labelled = label(plan, output)
