@@ -35,6 +35,7 @@ from qa_ray.finetuning import MODEL, PROGRESS, TrainingJob, train_worker
 from qa_ray.inputs import Documents, open_documents, open_questions
 from qa_ray.labelling import LabelDocuments, LabelSettings, held_out, learnable
 from qa_ray.outputs import Output, claim
+from qa_ray.plan import model_anywhere
 from qa_ray.progress import LOG, Learning, logged_to, shown_learning
 from qa_ray.records import REJECT, REJECTS
 from qa_ray.resources import SPARE_CPUS, beside_driver, ray_started
@@ -43,7 +44,6 @@ from qa_ray.settings import ReadingSettings, settle
 from qa_ray.storage import (
     create_text,
     full_uri,
-    is_local,
     join,
     open_filesystem,
     remove_folder,
@@ -107,7 +107,7 @@ def make_plan(config: FinetuneConfig) -> FinetunePlan:
     Raises:
         UserError: the first thing that is wrong, with its remedy.
     """
-    model = config.model if config.model == "default" or not is_local(config.model) else full_uri(config.model)
+    model = model_anywhere(config.model)
     checkpoint = open_checkpoint(model, needs_head=False)
     tokeniser = Tokeniser(checkpoint.folder)
     layout = tokeniser.layout()

@@ -14,7 +14,7 @@ from qa_ray.documents import Questions, check
 from qa_ray.inputs import Documents, open_documents, open_questions, sample
 from qa_ray.records import Layout
 from qa_ray.settings import ReadingSettings, settle
-from qa_ray.storage import full_uri, is_local
+from qa_ray.storage import full_uri
 from qa_ray.tokens import Tokeniser
 from qa_ray.windows import windows
 
@@ -73,7 +73,7 @@ def make_plan(config: AnswerConfig) -> Plan:
     Raises:
         UserError: the first thing that is wrong, with its remedy.
     """
-    model = config.model if config.model == "default" or not is_local(config.model) else _folder_or_hub(config.model)
+    model = model_anywhere(config.model)
     checkpoint = open_checkpoint(model)
     tokeniser = Tokeniser(checkpoint.folder)
     layout = tokeniser.layout()
@@ -114,9 +114,9 @@ def make_plan(config: AnswerConfig) -> Plan:
     )
 
 
-def _folder_or_hub(model: str) -> str:
-    """Folders as absolute paths, because workers start elsewhere; a hub id stays what it is."""
-    return full_uri(model) if Path(model).expanduser().is_dir() else model
+def model_anywhere(model: str) -> str:
+    """A folder as its absolute path, because workers start elsewhere; other names stay what they are."""
+    return full_uri(model) if model != "default" and Path(model).expanduser().is_dir() else model
 
 
 def _setting_name(config: AnswerConfig, name: str) -> str:

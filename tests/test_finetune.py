@@ -30,7 +30,7 @@ from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttribut
 
 from qa_ray.checkpoints import open_checkpoint
 from qa_ray.config import FinetuneConfig, check_config
-from qa_ray.errors import ConfigError, InputError, OutputError
+from qa_ray.errors import ConfigError, InputError, ModelError, OutputError
 from qa_ray.evaluate import evaluate
 from qa_ray.finetune import finetune, label, make_plan
 from qa_ray.outputs import claim
@@ -288,6 +288,8 @@ def test_nothing_to_learn_from_or_to_validate_with_is_told(lesson: dict[str, Any
 def test_settings_that_do_not_fit_are_told_before_anything_runs(lesson: dict[str, Any], tmp_path: Path):
     with told(ConfigError, "training.window_tokens: 4096 is not between 43", "and 130, the most that"):
         finetune(config(lesson, tmp_path / "out", training={"window_tokens": [64, 4096]}))
+    with told(ModelError, "model 'org/name': no such folder here, and the hub did not give it"):
+        finetune(config(lesson | {"model": "org/name"}, tmp_path / "out"))
     with told(ConfigError, "validation needs documents and questions, or neither"):
         check_config(FinetuneConfig, lesson | {"validation": {"documents": "x"}}, "test")
     tables = write_tables(tmp_path / "tables", *stories())
