@@ -44,7 +44,7 @@ from qa_ray.trainee import LearningSettings, Trainee, rate
 from qa_ray.validation import Summary, Validated, ValidationDocument, answer_validation, summarise
 
 STATE, PROGRESS, MODEL = "state.safetensors", "progress.json", "model"
-# More tokens at a time hold more memory: about 0.3 MB each in a small model.
+# More tokens at a time hold more memory; the GPU's figure is a guess that no GPU has seen yet.
 BATCH_TOKENS = {"cpu": 4_096, "cuda": 32_768}
 SHOWN_EXAMPLES = 8
 
