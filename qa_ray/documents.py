@@ -155,6 +155,11 @@ def unknown_document(document_id: str, question_id: str) -> dict[str, Any]:
     return {"document_id": document_id} | reject(question_id, "documents", "unknown_document", detail)
 
 
+def too_long(num_tokens: int, limit: int) -> str:
+    """What is said of a question with so many tokens."""
+    return f"{num_tokens} tokens, more than windows.max_question_tokens={limit}; raise it or truncate"
+
+
 def failure(question_id: str, stage: str, error: Exception) -> dict[str, Any]:
     """The reject of a question that made a stage fail."""
     return reject(question_id, stage, type(error).__name__, str(error)[:1000])

@@ -143,7 +143,7 @@ def evaluate_pairs(
         InputError: no common id; an id with two rows.
     """
     unanswerable = any(not gold.texts for gold in golds)
-    rules = "CMRC 2018" if metric == "cmrc" else "SQuAD 2.0" if unanswerable else "SQuAD 1.1"
+    rules = rules_for(golds, metric)
     outcomes = [_score(gold, prediction, rules) for gold, prediction in _pairs(golds, predictions)]
     sides = [outcome.prediction if by_answers else outcome.gold for outcome in outcomes]
     return Evaluation(
@@ -159,8 +159,15 @@ def evaluate_pairs(
     )
 
 
+def rules_for(golds: Sequence[Gold], metric: Metric) -> str:
+    """Which official script's rules apply: a key of those that score_text knows."""
+    if metric == "cmrc":
+        return "CMRC 2018"
+    return "SQuAD 2.0" if any(not gold.texts for gold in golds) else "SQuAD 1.1"
+
+
 def score_text(rules: str, text: str, gold: Gold) -> Scores:
-    """The scores of a text for one question, by the rules of an Evaluation."""
+    """The scores of a text for one question."""
     return _RULES[rules](text, gold.texts)
 
 

@@ -1,15 +1,19 @@
 """The fine-tuning job, as a table of contents: check, claim, label, learn on Ray Train, keep the best.
 
-Scan                  the documents, in read tasks                                   inputs, scan
-LabelDocuments        CPU actors: attach questions, check, tokenise, find the gold   labels, labelling
-train_worker          Ray Train: every epoch learnt, then answered by the answer path       examples, losses,
-                                                                               trainee, validation, finetuning
-finish                the best epoch's model -> OUTPUT/model, rejects, manifest, _SUCCESS
+The data's way:
 
-OUTPUT/model/         a folder that transformers and the answer job load, with qa_ray.json
-OUTPUT/rejects/       questions that nothing could be learnt from, and why
-OUTPUT/tensorboard/   what was measured on the way
-OUTPUT/manifest.json  counts, settings, every epoch's scores
+    Scan                  the documents, in read tasks                                       inputs, scan
+    LabelDocuments        CPU actors: attach questions, check, tokenise, find the gold       labels, labelling
+    train_worker          Ray Train: every epoch learnt, then answered by the answer path    examples, losses, trainee,
+                                                                                             validation, finetuning
+    finish                the best epoch's model -> OUTPUT/model, rejects, manifest, _SUCCESS
+
+and what comes of it:
+
+    OUTPUT/model/         a folder that transformers and the answer job load, with qa_ray.json
+    OUTPUT/rejects/       questions that nothing could be learnt from, and why
+    OUTPUT/tensorboard/   what was measured on the way
+    OUTPUT/manifest.json  counts, settings, every epoch's scores
 """
 
 import json
@@ -17,6 +21,7 @@ import threading
 from collections import Counter
 from contextlib import closing
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -27,7 +32,7 @@ from ray import train
 from ray.data import ActorPoolStrategy, DataContext, Dataset
 from ray.train.torch import TorchTrainer
 
-from qa_ray.checkpoints import Checkpoint, open_checkpoint
+from qa_ray.checkpoints import SETTINGS_FILE, open_checkpoint
 from qa_ray.config import FinetuneConfig
 from qa_ray.documents import Questions, unknown_document
 from qa_ray.errors import ConfigError, InputError, JobError, OutputError, QaRayError
@@ -46,10 +51,11 @@ from qa_ray.storage import (
     full_uri,
     join,
     open_filesystem,
+    read_text,
     remove_folder,
+    upload_folder,
     use_s3,
     write_text,
-    writing,
 )
 from qa_ray.tables import ParquetFolder
 from qa_ray.tokens import Tokeniser
@@ -65,7 +71,6 @@ class FinetunePlan:
     config: FinetuneConfig
     model: str
     output: str
-    checkpoint: Checkpoint
     settings: ReadingSettings
     window_tokens: tuple[int, ...]
     learned: tuple[Documents, Questions]
@@ -130,7 +135,9 @@ def make_plan(config: FinetuneConfig) -> FinetunePlan:
         fingerprints |= {f"validation.{name}": value for name, value in more.items()}
     identity = {
         "job": "finetune",
+        "qa_ray": version("qa-ray"),
         **fingerprints,
+        **{f"columns.{name}": value for name, value in config.columns.model_dump().items()},
         "model": checkpoint.fingerprint,
         "window_tokens": list(window_tokens),
         "windows": {
@@ -145,7 +152,6 @@ def make_plan(config: FinetuneConfig) -> FinetunePlan:
         config=config,
         model=model,
         output=full_uri(config.output),
-        checkpoint=checkpoint,
         settings=settings,
         window_tokens=window_tokens,
         learned=learned,
@@ -300,10 +306,10 @@ def learn(plan: FinetunePlan, output: Output, labelled: Labelled) -> tuple[Any, 
         tensorboard=join(plan.output, "tensorboard"),
         num_threads=cpus,
     )
-    board = beside_driver(Learning).remote(training.epochs)
+    learning = beside_driver(Learning).remote(training.epochs)
     trainer = TorchTrainer(
         train_worker,
-        train_loop_config={"job": job, "board": board},
+        train_loop_config={"job": job, "learning": learning},
         datasets={"train": labelled.train, "validation": labelled.validation},
         dataset_config=train.DataConfig(datasets_to_split=[]),
         scaling_config=train.ScalingConfig(
@@ -321,7 +327,7 @@ def learn(plan: FinetunePlan, output: Output, labelled: Labelled) -> tuple[Any, 
             ),
         ),
     )
-    with shown_learning(lambda: ray.get(board.state.remote())):
+    with shown_learning(lambda: ray.get(learning.state.remote())):
         result = _fit(trainer)
     best = result.get_best_checkpoint("f1", "max")
     if best is None:
@@ -368,16 +374,14 @@ def finish(
     place = join(output.uri, "model")
     remove_folder(place)
     with best.as_directory() as folder:
-        filesystem, path = open_filesystem(place)
-        with writing(place):
-            filesystem.makedirs(path, exist_ok=True)
-            filesystem.put(f"{folder}/{MODEL}/", f"{path}/", recursive=True)
+        upload_folder(join(folder, MODEL), place)
+    best_epoch = json.loads(read_text(join(place, SETTINGS_FILE)) or "{}")["epoch"]
     manifest = {
         "identity": output.identity,
         "counts": labelled.counts | {"rejects": labelled.rejects.total()},
         "rejects_by_reason": dict(labelled.rejects),
         "epochs": epochs,
-        "best": max(epochs, key=lambda epoch: epoch["f1"]),
+        "best": epochs[best_epoch - 1],
         "about": plan.config.about,
     }
     output.check()

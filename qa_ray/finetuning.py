@@ -14,39 +14,35 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import torch
 import torch.distributed
 from ray import train
 from ray.train.torch import get_device, prepare_model
-from tensorboardX import SummaryWriter
 from torch import nn
 
 from qa_ray.checkpoints import SETTINGS_FILE, open_checkpoint
-from qa_ray.evaluate import Gold, Metric
+from qa_ray.evaluate import Metric
 from qa_ray.examples import (
     Example,
-    LabelledDocument,
-    LabelledQuestion,
     epoch_examples,
     make_batch,
     micro_batches,
     share,
     steps,
 )
+from qa_ray.labelling import read_labelled, read_validation
 from qa_ray.process import keep_memory, use_threads
-from qa_ray.reader import ReadableDocument, Reader
-from qa_ray.records import Tokens
-from qa_ray.storage import is_local, upload_folder, use_s3
+from qa_ray.reader import Reader
+from qa_ray.storage import use_s3
+from qa_ray.tensorboard import TensorBoard
 from qa_ray.tokens import Tokeniser
 from qa_ray.trainee import LearningSettings, Trainee, rate
-from qa_ray.validation import Summary, Validated, ValidationDocument, answer_validation, summarise
+from qa_ray.validation import Summary, Validated, answer_validation, summarise
 
 STATE, PROGRESS, MODEL = "state.safetensors", "progress.json", "model"
 # More tokens at a time hold more memory; the GPU's figure is a guess that no GPU has seen yet.
 BATCH_TOKENS = {"cpu": 4_096, "cuda": 32_768}
-SHOWN_EXAMPLES = 8
 
 
 @dataclass(frozen=True)
@@ -86,17 +82,17 @@ class Progress:
 
 
 def train_worker(config: dict[str, Any]) -> None:
-    """The train loop of each worker; ``config`` has the TrainingJob ``job`` and the actor ``board``."""
+    """The train loop of each worker; ``config`` has the TrainingJob ``job`` and the actor ``learning``."""
     job: TrainingJob = config["job"]
     use_s3(**job.storage)
     use_threads(job.num_threads)
     keep_memory()
-    _Worker(job, config["board"]).run()
+    _Worker(job, config["learning"]).run()
 
 
 class _Worker:
-    def __init__(self, job: TrainingJob, board: Any):
-        self.job, self.board = job, board
+    def __init__(self, job: TrainingJob, learning: Any):
+        self.job, self.learning = job, learning
         context = train.get_context()
         self.rank, self.num_workers = context.get_world_rank(), context.get_world_size()
         self.documents = read_labelled(_tables("train"))
@@ -123,7 +119,7 @@ class _Worker:
             with checkpoint.as_directory() as folder:
                 self.trainee.load(Path(folder) / STATE)
                 self.progress = Progress(**json.loads((Path(folder) / PROGRESS).read_text()))
-        with _Board(self.job.tensorboard, self.progress.total_steps, is_writer=self.rank == 0) as self.tensorboard:
+        with TensorBoard(self.job.tensorboard, self.progress.total_steps, is_writer=self.rank == 0) as self.tensorboard:
             while self.progress.epoch < self.job.epochs:
                 self._epoch()
 
@@ -182,7 +178,7 @@ class _Worker:
             },
         )
         if self.rank == 0:
-            self.board.tell.remote(progress.epoch, progress.step, num_steps, loss, num_tokens, seconds)
+            self.learning.tell.remote(progress.epoch, progress.step, num_steps, loss, num_tokens, seconds)
 
     def _validate(self, folder: Path) -> Summary:
         """Saves the model in ``folder`` as it will be used, and answers the validation documents with it."""
@@ -194,14 +190,13 @@ class _Worker:
             device=self.trainee.device.type,
             dtype=self.job.learning.dtype,
             batch_tokens=self.job.batch_tokens,
-            # The threshold must not stand in the way of finding a better one.
-            no_answer_threshold=1.0,
         )
         rows = self._gather(answer_validation(reader, self.validation))
         summary = summarise(rows, self.job.metric)
         found = {"temperature": summary.temperature, "no_answer_threshold": summary.no_answer_threshold}
         self._write_settings(folder, found | {"scores": summary.figures})
-        self._texts(rows)
+        shown = [(row.question, row.gold.texts, n_best) for row, n_best in zip(rows, summary.n_best, strict=True)]
+        self.tensorboard.answers(self.progress.total_steps, shown)
         return summary
 
     def _write_settings(self, folder: Path, found: dict[str, Any]) -> None:
@@ -234,17 +229,7 @@ class _Worker:
         figures = {f"validation/{name}": value for name, value in summary.figures.items()}
         self.tensorboard.scalars(self.progress.total_steps, figures)
         if self.rank == 0:
-            self.board.tell_epoch.remote(self.progress.epoch, summary.figures)
-
-    def _texts(self, rows: Sequence[Validated]) -> None:
-        """Some questions with what was answered, evenly spaced, so that they are the same in every epoch."""
-        chosen = rows[:: max(1, len(rows) // SHOWN_EXAMPLES)][:SHOWN_EXAMPLES]
-        lines = ["| question | gold | n best |", "|---|---|---|"]
-        for row in chosen:
-            n_best = "; ".join(f"{text} ({score:.2f})" for text, score in row.n_best) or "no answer"
-            cells = (row.question, "; ".join(dict.fromkeys(row.gold.texts)) or "no answer", n_best)
-            lines.append("| " + " | ".join(_escaped(cell) for cell in cells) + " |")
-        self.tensorboard.text(self.progress.total_steps, "validation/answers", "\n".join(lines))
+            self.learning.tell_epoch.remote(self.progress.epoch, summary.figures)
 
     def _sum(self, value: float) -> float:
         if self.num_workers == 1:
@@ -261,13 +246,6 @@ class _Worker:
         return [row for some in shares for row in some]
 
 
-def _escaped(text: str) -> str:
-    """Document text in a Markdown table that a browser shows."""
-    for character, entity in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("|", "&#124;")):
-        text = text.replace(character, entity)
-    return " ".join(text.split())[:200]
-
-
 def _prepare(module: nn.Module) -> nn.Module:
     return prepare_model(module, move_to_device=False)
 
@@ -275,71 +253,3 @@ def _prepare(module: nn.Module) -> nn.Module:
 def _tables(name: str) -> list[pa.Table]:
     shard: Any = train.get_dataset_shard(name)
     return list(shard.iter_batches(batch_size=None, batch_format="pyarrow"))
-
-
-def read_labelled(tables: Sequence[pa.Table]) -> list[LabelledDocument]:
-    """Documents as labelling.learnable has them, in the order of their ids; token ids are views of the tables."""
-    found: list[tuple[str, LabelledDocument]] = []
-    for table in tables:
-        for row in range(table.num_rows):
-            token_ids = table["token_ids"][row].values.to_numpy()
-            questions = [
-                LabelledQuestion(np.array(asked["token_ids"], np.int32), _answers(asked["answers"]))
-                for asked in table["questions"][row].as_py()
-            ]
-            found.append((table["document_id"][row].as_py(), LabelledDocument(token_ids, questions)))
-    return [document for _, document in sorted(found, key=lambda pair: pair[0])]
-
-
-def read_validation(tables: Sequence[pa.Table]) -> list[ValidationDocument]:
-    """Documents as labelling.held_out has them, in the order of their ids."""
-    found: list[tuple[str, ValidationDocument]] = []
-    for table in tables:
-        for row in table.to_pylist():
-            tokens = Tokens(*(np.array(row[name], np.int32) for name in ("token_ids", "start_char", "stop_char")))
-            asked = row["questions"]
-            readable = ReadableDocument(row["text"], tokens, [np.array(q["token_ids"], np.int32) for q in asked])
-            golds = [Gold(row["document_id"], q["question_id"], q["gold"]) for q in asked]
-            if asked:
-                document = ValidationDocument(readable, golds, [q["question"] for q in asked])
-                found.append((row["document_id"], document))
-    return [document for _, document in sorted(found, key=lambda pair: pair[0])]
-
-
-def _answers(rows: list[dict[str, int]]) -> np.ndarray:
-    return np.array([(row["start_token"], row["stop_token"]) for row in rows], dtype=np.int64).reshape(-1, 2)
-
-
-class _Board:
-    """TensorBoard's files: written in place on a disk, and else copied to where they belong at every checkpoint."""
-
-    def __init__(self, uri: str, step: int, *, is_writer: bool):
-        self._uri, self._is_writer = uri, is_writer
-        self._scratch = tempfile.TemporaryDirectory()
-        self._folder = uri if is_local(uri) else self._scratch.name
-        self._writer: Any = None
-        if is_writer:
-            # What a killed run wrote behind its last checkpoint is written again.
-            name = f".{int(time.time())}"
-            self._writer = SummaryWriter(self._folder, purge_step=step + 1, flush_secs=10, filename_suffix=name)
-
-    def __enter__(self) -> "_Board":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.flush()
-        self._scratch.cleanup()
-
-    def scalars(self, step: int, values: dict[str, float]) -> None:
-        for name, value in values.items() if self._writer else ():
-            self._writer.add_scalar(name, value, step)
-
-    def text(self, step: int, name: str, text: str) -> None:
-        if self._writer:
-            self._writer.add_text(name, text, step)
-
-    def flush(self) -> None:
-        if self._writer:
-            self._writer.flush()
-            if not is_local(self._uri):
-                upload_folder(self._folder, self._uri)

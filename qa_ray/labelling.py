@@ -4,19 +4,25 @@ Training data that nothing can be learnt from become rejects, with the reason; o
 answer was found.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import ray
 
 from qa_ray.checkpoints import open_checkpoint
-from qa_ray.documents import Question, check, hash_ids, reject
+from qa_ray.documents import Question, check, hash_ids, reject, too_long
+from qa_ray.evaluate import Gold
+from qa_ray.examples import LabelledDocument, LabelledQuestion
 from qa_ray.labels import Fault, locate, tokens_of
+from qa_ray.reader import ReadableDocument
 from qa_ray.records import LABELLED, Tokens
 from qa_ray.storage import use_s3
 from qa_ray.tokens import Tokeniser
+from qa_ray.validation import ValidationDocument
 
 
 @dataclass(frozen=True)
@@ -54,7 +60,7 @@ class LabelDocuments:
 
     def _row(self, document_id: str, text: pa.Scalar, is_held_out: bool) -> dict[str, Any]:
         checked = check(document_id, text, self._questions.of(document_id))
-        tokens = self._tokeniser(checked.text)
+        tokens = self._tokeniser(checked.text if checked.questions else "")
         questions, rejects, found, asked = [], list(checked.rejects), [], set()
         for question in checked.questions:
             labelled = self._labelled(question, checked.text, tokens, asked, found)
@@ -85,8 +91,7 @@ class LabelDocuments:
         token_ids = self._tokeniser.question(question.question or "")
         limit = self._settings.max_question_tokens
         if len(token_ids) > limit and self._settings.long_questions == "reject":
-            detail = f"{len(token_ids)} tokens, more than windows.max_question_tokens={limit}; raise it or truncate"
-            return Fault("question_too_long", detail)
+            return Fault("question_too_long", too_long(len(token_ids), limit))
         answers, faults = set(), []
         for gold in question.answers:
             located = locate(text, gold["text"] or "", gold["start_char"])
@@ -115,11 +120,47 @@ class LabelDocuments:
 
 def learnable(table: pa.Table) -> pa.Table:
     """Of records.LABELLED the documents to learn from, and only what is needed for that."""
-    rows = table.filter(pa.array(~np.asarray(table["is_held_out"].to_numpy())))
+    rows = _asked(table).filter(~pc.field("is_held_out"))
     return rows.select(["document_id", "token_ids", "questions"])
 
 
 def held_out(table: pa.Table) -> pa.Table:
     """Of records.LABELLED the documents that are kept for validation."""
-    rows = table.filter(table["is_held_out"])
+    rows = _asked(table).filter(pc.field("is_held_out"))
     return rows.select(["document_id", "text", "token_ids", "start_char", "stop_char", "questions"])
+
+
+def _asked(table: pa.Table) -> pa.Table:
+    return table.filter(pc.list_value_length(table["questions"]).to_numpy() > 0)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def read_labelled(tables: Sequence[pa.Table]) -> list[LabelledDocument]:
+    """Documents as ``learnable`` has them, in the order of their ids; token ids are views of the tables."""
+    found: list[tuple[str, LabelledDocument]] = []
+    for table in tables:
+        for row in range(table.num_rows):
+            token_ids = table["token_ids"][row].values.to_numpy()
+            questions = [
+                LabelledQuestion(np.array(asked["token_ids"], np.int32), _answers(asked["answers"]))
+                for asked in table["questions"][row].as_py()
+            ]
+            found.append((table["document_id"][row].as_py(), LabelledDocument(token_ids, questions)))
+    return [document for _, document in sorted(found, key=lambda pair: pair[0])]
+
+
+def read_validation(tables: Sequence[pa.Table]) -> list[ValidationDocument]:
+    """Documents as ``held_out`` has them, in the order of their ids."""
+    found: list[tuple[str, ValidationDocument]] = []
+    for table in tables:
+        for row in table.to_pylist():
+            tokens = Tokens(*(np.array(row[name], np.int32) for name in ("token_ids", "start_char", "stop_char")))
+            asked = row["questions"]
+            readable = ReadableDocument(row["text"], tokens, [np.array(q["token_ids"], np.int32) for q in asked])
+            golds = [Gold(row["document_id"], q["question_id"], q["gold"]) for q in asked]
+            document = ValidationDocument(readable, golds, [q["question"] for q in asked])
+            found.append((row["document_id"], document))
+    return [document for _, document in sorted(found, key=lambda pair: pair[0])]
+
+
+def _answers(rows: list[dict[str, int]]) -> np.ndarray:
+    return np.array([(row["start_token"], row["stop_token"]) for row in rows], dtype=np.int64).reshape(-1, 2)

@@ -242,9 +242,9 @@ class _ByHand(torch.autograd.Function):
     """The same by products one by one, with its gradient.
 
     On a CPU that is faster than the fused kernel: by 1.2 to 1.7 times in float32, 1.5 to 2.1 in bfloat16 (128 queries
-    with 654 keys and 170 with 170, 12 heads of 32 or 64, two cores of an AMD EPYC). Learning is 1.1 to
-    1.4 times faster with windows of 384 tokens and 1.5 times with 4,096 (bfloat16): autograd would make a gradient as
-    large as all tokens for every block's slice of them.
+    with 654 keys and 170 with 170, 12 heads of 32 or 64, two cores of an AMD EPYC). Learning in bfloat16 is
+    1.1 to 1.4 times faster with windows of 384 tokens and 1.5 times with 4,096: autograd would make a gradient as large
+    as all tokens for every block's slice of them.
     """
 
     @staticmethod

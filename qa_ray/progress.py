@@ -7,7 +7,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -106,15 +106,25 @@ def time_left(counts: Counts, num_windows: int, rate: float) -> str:
     """Hours, minutes and seconds to go, or ? while nothing is known."""
     if not counts.windows or not rate:
         return "?"
-    seconds = int(max(0, num_windows - counts.windows) / rate)
-    return f"{seconds // 3600}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"
+    return _clock(max(0, num_windows - counts.windows) / rate)
+
+
+def _clock(seconds: float) -> str:
+    """Hours, minutes and seconds."""
+    minutes, seconds = divmod(int(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}"
+
+
+def shown(poll: Callable[[], Counts], num_documents: int, num_windows: int) -> AbstractContextManager[None]:
+    """While the block runs, shows what ``poll`` says; ``num_windows`` is the plan's estimate of what is to be done."""
+    return _beside_block(lambda ended: _show(poll, num_documents, num_windows, ended))
 
 
 @contextmanager
-def shown(poll: Callable[[], Counts], num_documents: int, num_windows: int) -> Iterator[None]:
-    """While the block runs, shows what ``poll`` says; ``num_windows`` is the plan's estimate of what is to be done."""
+def _beside_block(show: Callable[[threading.Event], None]) -> Iterator[None]:
+    """While the block runs, so does ``show``, until the event that it is given."""
     ended = threading.Event()
-    thread = threading.Thread(target=_show, args=(poll, num_documents, num_windows, ended), daemon=True)
+    thread = threading.Thread(target=show, args=(ended,), daemon=True)
     thread.start()
     try:
         yield
@@ -141,9 +151,8 @@ def _show(poll: Callable[[], Counts], num_documents: int, num_windows: int, ende
             counts = poll()
             now = time.monotonic()
             if not counts.windows:
-                first_window_at = (
-                    now - POLL_SECONDS
-                )  # the rate counts from the first window, not from the model's loading
+                # The rate counts from the first window, not from the model's loading.
+                first_window_at = now - POLL_SECONDS
             seconds = now - first_window_at
             rate = counts.windows / seconds
             bar.update(task, completed=counts.documents, rate=f"{rate:.1f}", left=time_left(counts, num_windows, rate))
@@ -204,8 +213,7 @@ def describe_learning(state: LearningState) -> str:
     """One line: epoch, step, loss, tokens per second, time left for learning."""
     left = "?"
     if state.done_at_start is not None and state.done > state.done_at_start:
-        seconds = int(state.seconds * (1 - state.done) / (state.done - state.done_at_start))
-        left = f"{seconds // 3600}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"
+        left = _clock(state.seconds * (1 - state.done) / (state.done - state.done_at_start))
     return (
         f"epoch {state.epoch + 1}/{state.epochs}, step {state.step}/{state.steps}, loss {state.loss:.3f}, "
         f"{state.tokens_per_second:,.0f} tokens/s, {left} left"
@@ -219,17 +227,9 @@ def describe_epoch(figures: dict[str, float]) -> str:
     )
 
 
-@contextmanager
-def shown_learning(poll: Callable[[], LearningState]) -> Iterator[None]:
+def shown_learning(poll: Callable[[], LearningState]) -> AbstractContextManager[None]:
     """While the block runs, shows what ``poll`` says."""
-    ended = threading.Event()
-    thread = threading.Thread(target=_show_learning, args=(poll, ended), daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join(timeout=5)
+    return _beside_block(lambda ended: _show_learning(poll, ended))
 
 
 def _show_learning(poll: Callable[[], LearningState], ended: threading.Event) -> None:
@@ -249,7 +249,7 @@ def _show_learning(poll: Callable[[], LearningState], ended: threading.Event) ->
                 if console.is_terminal:
                     console.print(describe_epoch(figures))
             num_shown = len(state.scores)
-            if last_round or time.monotonic() - last_line_at >= LINE_SECONDS:
+            if state.steps and (last_round or time.monotonic() - last_line_at >= LINE_SECONDS):
                 LOG.info(describe_learning(state))
                 last_line_at = time.monotonic()
             if last_round:

@@ -9,7 +9,7 @@ import ray
 
 from qa_ray.attempts import read_block
 from qa_ray.checkpoints import open_checkpoint
-from qa_ray.documents import CheckedDocument, check, hash_ids, reject
+from qa_ray.documents import CheckedDocument, check, hash_ids, reject, too_long
 from qa_ray.records import TOKENISED, Tokens
 from qa_ray.storage import use_s3
 from qa_ray.tokens import Tokeniser
@@ -77,8 +77,7 @@ def _tokenised(checked: CheckedDocument, tokeniser: Tokeniser, settings: Tokenis
             detail = "the document has no token that the model knows of"
             rejects.append(reject(asked.question_id, "tokens", "no_tokens", detail))
         elif len(ids) > limit and settings.long_questions == "reject":
-            detail = f"{len(ids)} tokens, more than windows.max_question_tokens={limit}; raise it or truncate"
-            rejects.append(reject(asked.question_id, "tokens", "question_too_long", detail))
+            rejects.append(reject(asked.question_id, "tokens", "question_too_long", too_long(len(ids), limit)))
         else:
             questions.append({"question_id": asked.question_id, "question": asked.question, "token_ids": ids[:limit]})
     return {

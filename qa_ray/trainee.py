@@ -28,17 +28,17 @@ BETAS = (0.9, 0.98)
 
 @dataclass(frozen=True)
 class LearningSettings:
-    """How to learn."""
+    """How to learn; the defaults are the config's."""
 
-    learning_rate: float = 3e-5
-    warmup: float = 0.1  # the share of the run in which the rate rises
-    weight_decay: float = 0.01
-    max_gradient_norm: float = 1.0
-    dropout: float | None = None  # None: the checkpoint's own
-    attention_dropout: float | None = 0.0
-    gradient_checkpointing: bool = False
-    dtype: str = "auto"
-    seed: int = 0
+    learning_rate: float  # at its peak
+    warmup: float  # the share of the run in which the rate rises
+    weight_decay: float
+    max_gradient_norm: float
+    dropout: float | None  # None: the checkpoint's own
+    attention_dropout: float | None
+    gradient_checkpointing: bool
+    dtype: str
+    seed: int
 
 
 def rate(progress: float, peak: float, warmup: float) -> float:

@@ -1,6 +1,8 @@
 """Documents with gold answers, answered by the answer path itself: what fine-tuning is measured and calibrated by.
 
-Workers answer a share of the documents each (``Validated`` rows travel between them); one of them sums up.
+Workers answer a share of the documents each (``Validated`` rows travel between them), and each sums up all of them.
+
+Shapes: R questions that have an answer, T temperatures.
 """
 
 from collections.abc import Sequence
@@ -9,10 +11,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from qa_ray.evaluate import Evaluation, Gold, Metric, Prediction, evaluate_pairs, score_text
+from qa_ray.evaluate import Evaluation, Gold, Metric, Prediction, evaluate_pairs, rules_for, score_text
 from qa_ray.reader import ReadableDocument, Reader
 
-TEMPERATURES = tuple(np.geomspace(0.25, 4.0, 17).tolist())
+TEMPERATURES = tuple(2.0 ** (i / 4) for i in range(-8, 9))  # 1/4 to 4
 CALIBRATION_BINS = 10
 
 
@@ -25,82 +27,80 @@ class ValidationDocument(NamedTuple):
 
 
 class Validated(NamedTuple):
-    """What was answered to one question. ``scores_by_temperature`` are those of the best span."""
+    """What was answered to one question; the best spans are the same at all of TEMPERATURES, their scores are not."""
 
     gold: Gold
     question: str
-    answer: str | None
-    n_best: list[tuple[str, float]]
-    no_answer_score: float
-    scores_by_temperature: list[float]
+    n_best: list[str]
+    scores_T: list[list[float]]  # of the n best at each temperature
+    no_answer_score_T: list[float]
 
 
 def answer_validation(reader: Reader, documents: Sequence[ValidationDocument]) -> list[Validated]:
     """The answers to all questions, and how sure the model is of them at each of TEMPERATURES."""
-    settings = [reader.settings] + [
-        replace(reader.settings, temperature=t, n_best=1, snippet_chars=0) for t in TEMPERATURES
-    ]
-    results = reader.read_all([document.document for document in documents], settings)
+    settings = [replace(reader.settings, temperature=t, no_answer_threshold=1.0, snippet_chars=0) for t in TEMPERATURES]
+    results_T = reader.read_all([document.document for document in documents], settings)
     found = []
     for d, (_, golds, questions) in enumerate(documents):
         for q, (gold, question) in enumerate(zip(golds, questions, strict=True)):
-            first, *others = (result[d][q] for result in results)
-            n_best = [(span["answer"], span["score"]) for span in first["n_best"]]
-            scores = [other["n_best"][0]["score"] if other["n_best"] else 0.0 for other in others]
-            found.append(Validated(gold, question, first["answer"], n_best, first["no_answer_score"], scores))
+            answer_T = [results[d][q] for results in results_T]
+            n_best = [span["answer"] for span in answer_T[0]["n_best"]]
+            scores_T = [[span["score"] for span in answer["n_best"]] for answer in answer_T]
+            no_answer_score_T = [answer["no_answer_score"] for answer in answer_T]
+            found.append(Validated(gold, question, n_best, scores_T, no_answer_score_T))
     return found
 
 
 class Summary(NamedTuple):
-    """How good the answers are, and the settings that suit the model best."""
+    """How good the answers are with the settings that suit the model best, and these settings."""
 
-    evaluation: Evaluation
     figures: dict[str, float]
     temperature: float
     no_answer_threshold: float
+    n_best: list[list[tuple[str, float]]]  # of each question, with their scores at that temperature
 
 
 def summarise(rows: Sequence[Validated], metric: Metric) -> Summary:
-    """Scores, what the n best show, calibration, and the temperature and threshold that were best.
+    """The best temperature, the best no-answer threshold at it, and what the answers are worth with both.
 
     The temperature is that with the least mean (score - right)², where right says whether the best span is exactly a
-    gold answer: a proper score, so it wants the scores to be frequencies.
+    gold answer: a proper score, so it wants the scores to be frequencies. The threshold is that with the best F1, and 1
+    (always answer) if every question has an answer. Both are measured on the very questions that they were chosen by.
     """
-    predictions = [
-        Prediction(
-            document_id=row.gold.document_id,
-            question_id=row.gold.question_id,
-            text=row.answer or "",
-            best_text=row.n_best[0][0] if row.n_best else "",
-            no_answer_score=row.no_answer_score,
-        )
-        for row in rows
-    ]
-    evaluation = evaluate_pairs([row.gold for row in rows], predictions, metric)
-    answerable = [row for row in rows if row.gold.texts and row.n_best]
-    rules = evaluation.rules
-    hits = [[score_text(rules, text, row.gold).exact_match == 1 for text, _ in row.n_best] for row in answerable]
-    ranks = [hit.index(True) + 1 for hit in hits if True in hit]
-    is_right = np.array([hit[0] for hit in hits], dtype=float)
-    scores_RT = np.array([row.scores_by_temperature for row in answerable]).reshape(len(answerable), -1)
-    best, temperature, error = np.zeros(len(answerable)), 1.0, 0.0
-    if len(answerable):
-        t = int(((scores_RT - is_right[:, None]) ** 2).mean(axis=0).argmin())
-        temperature, best = TEMPERATURES[t], scores_RT[:, t]
-        error = expected_calibration_error(best, is_right)
+    golds = [row.gold for row in rows]
+    rules = rules_for(golds, metric)
+    hits = [[score_text(rules, text, row.gold).exact_match == 1 for text in row.n_best] for row in rows]
+    ranked = [r for r, row in enumerate(rows) if row.gold.texts and row.n_best]
+    is_right_R = np.array([hits[r][0] for r in ranked], dtype=float)
+    score_RT = np.array([[scores[0] for scores in rows[r].scores_T] for r in ranked]).reshape(-1, len(TEMPERATURES))
+    t = int(((score_RT - is_right_R[:, None]) ** 2).mean(axis=0).argmin()) if ranked else TEMPERATURES.index(1.0)
+    score_R = score_RT[:, t]
+
+    def evaluated(threshold: float) -> Evaluation:
+        best = [row.n_best[0] if row.n_best else "" for row in rows]
+        predictions = [
+            Prediction(
+                *row.gold[:2], text if row.no_answer_score_T[t] <= threshold else "", text, row.no_answer_score_T[t]
+            )
+            for row, text in zip(rows, best, strict=True)
+        ]
+        return evaluate_pairs(golds, predictions, metric)
+
+    thresholds = evaluated(1.0).thresholds
+    threshold = min(1.0, max(0.0, thresholds["f1"].threshold)) if thresholds else 1.0
+    overall = evaluated(threshold).overall
+    ranks = [hits[r].index(True) + 1 for r in ranked if True in hits[r]]
     figures = {
-        "exact_match": evaluation.overall.exact_match,
-        "f1": evaluation.overall.f1,
-        "gold_among_n_best": 100 * len(ranks) / max(1, len(hits)),
-        "mean_rank_of_gold": float(np.mean(ranks)) if ranks else 0.0,
-        "mean_score_when_right": _mean(best[is_right == 1]),
-        "mean_score_when_wrong": _mean(best[is_right == 0]),
-        "expected_calibration_error": error,
+        "exact_match": overall.exact_match,
+        "f1": overall.f1,
+        "gold_among_n_best": 100 * len(ranks) / max(1, len(ranked)),
+        "mean_rank_of_gold": _mean(ranks),
+        "mean_score_when_right": _mean(score_R[is_right_R == 1]),
+        "mean_score_when_wrong": _mean(score_R[is_right_R == 0]),
+        "expected_calibration_error": expected_calibration_error(score_R, is_right_R),
     }
-    threshold = evaluation.thresholds["f1"].threshold if "f1" in evaluation.thresholds else 1.0
-    if "f1" in evaluation.thresholds:
-        figures["f1_at_best_threshold"] = evaluation.thresholds["f1"].score
-    return Summary(evaluation, figures, temperature, min(1.0, max(0.0, threshold)))
+    n_best = [list(zip(row.n_best, row.scores_T[t], strict=True)) for row in rows]
+    return Summary(figures, TEMPERATURES[t], threshold, n_best)
 
 
 def expected_calibration_error(scores: np.ndarray, is_right: np.ndarray) -> float:

@@ -146,6 +146,7 @@ def test_the_model_says_what_it_is_and_how_it_wants_to_be_used(lesson: dict[str,
     extra = checkpoint.settings.model_extra or {}
     assert extra["licence"] == "CC0-1.0"
     assert extra["scores"]["f1"] == learnt["best"]["f1"]
+    assert extra["epoch"] == learnt["best"]["epoch"]
 
 
 def test_tensorboard_has_the_course_of_learning_and_some_answers(lesson: dict[str, Any], learnt: dict[str, Any]):

@@ -159,6 +159,21 @@ def test_an_id_asked_of_all_must_not_return_in_one_document(letters: Path, tmp_p
         prepare(str(letters), f"{tmp_path}/out", questions=str(questions))
 
 
+def test_a_prefix_tells_two_sources_apart_that_have_the_same_ids(letters: Path, tmp_path: Path):
+    (letters / "questions.jsonl").write_text('{"question": "Who?", "document_id": "a"}\n')
+    for prefix in ("", "more/"):
+        prepare(
+            str(letters),
+            f"{tmp_path}/{prefix}out",
+            questions=f"{letters}/questions.jsonl",
+            prefix=prefix,
+            layout="text",
+        )
+    assert rows(tmp_path / "out", "documents")[0]["document_id"] == "a"
+    assert rows(tmp_path / "more/out", "documents")[0]["document_id"] == "more/a"
+    assert rows(tmp_path / "more/out", "questions")[0]["document_id"] == "more/a"
+
+
 # ---- the place of the tables
 
 

@@ -15,7 +15,10 @@ from qa_ray.reader import Reader
 from qa_ray.tokens import Tokeniser
 from qa_ray.trainee import LearningSettings, Trainee, rate
 
-SETTINGS = LearningSettings(learning_rate=3e-3, warmup=0.0, dtype="float32")
+SETTINGS = LearningSettings(
+    learning_rate=3e-3, warmup=0.0, weight_decay=0.01, max_gradient_norm=1.0, dropout=None, attention_dropout=0.0,
+    gradient_checkpointing=False, dtype="float32", seed=0,
+)  # fmt: skip
 TEXT = "In 1871 Ada Vane built the lighthouse at Cape Ørsted; it cost 4,200 crowns. " * 3
 
 
