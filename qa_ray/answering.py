@@ -16,7 +16,7 @@ from qa_ray.documents import failure, reject
 from qa_ray.errors import JobError, ModelError
 from qa_ray.logits import BatchSize
 from qa_ray.parts import write_part
-from qa_ray.process import keep_memory, peak_bytes, use_threads
+from qa_ray.process import keep_memory, private_bytes, use_threads
 from qa_ray.reader import ReadableDocument, Reader
 from qa_ray.records import PART, TOKENISED, Tokens
 from qa_ray.settings import ReadingSettings
@@ -60,6 +60,7 @@ class AnswerDocuments:
             batch_tokens=settings.batch_tokens,
         )
         self._settings, self._tally, self._attempts = settings, tally, attempts
+        self._name = ray.get(tally.enlist.remote("answer"))
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Writes the block's documents, each with all its answers and rejects; tells how many they are."""
@@ -86,12 +87,20 @@ class AnswerDocuments:
         kept = table.drop_columns(TOKENISED.names)
         part = pa.table([*kept.columns, *pa.table(rows, PART).columns], [*kept.column_names, *PART.names])
         if part.num_rows:
-            write_part(self._settings.parts, part)
-        self._tally.add_block.remote(table.num_rows, [reject for row in rejects for reject in row], peak_bytes())
+            with self._reader.model.stopwatch.stage("write"):
+                write_part(self._settings.parts, part)
+        self._tally.add_block.remote(
+            self._name,
+            table.num_rows,
+            sum(map(len, answers)),
+            [reject for row in rejects for reject in row],
+            self._reader.model.stopwatch.take(),
+            private_bytes(),
+        )
         return pa.table({"num_documents": [table.num_rows]})
 
     def _on_batch(self, size: BatchSize) -> None:
-        self._tally.add_batch.remote(*size)
+        self._tally.add_batch.remote(self._name, size)
 
     def _answers(
         self, documents: list[ReadableDocument], asked: list[list[dict]], rejects: list[list[dict]]

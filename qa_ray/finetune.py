@@ -21,7 +21,6 @@ import threading
 from collections import Counter
 from contextlib import closing
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -60,6 +59,7 @@ from qa_ray.storage import (
 from qa_ray.tables import ParquetFolder
 from qa_ray.tokens import Tokeniser
 from qa_ray.trainee import LearningSettings
+from qa_ray.version import VERSION
 
 MIN_ROOM_TOKENS = 16
 
@@ -135,7 +135,7 @@ def make_plan(config: FinetuneConfig) -> FinetunePlan:
         fingerprints |= {f"validation.{name}": value for name, value in more.items()}
     identity = {
         "job": "finetune",
-        "qa_ray": version("qa-ray"),
+        "qa_ray": VERSION,
         **fingerprints,
         **{f"columns.{name}": value for name, value in config.columns.model_dump().items()},
         "model": checkpoint.fingerprint,

@@ -22,6 +22,7 @@ from qa_ray.errors import ModelError
 from qa_ray.longformer import LongformerQA
 from qa_ray.packing import pack
 from qa_ray.padded import PaddedQA
+from qa_ray.process import Stopwatch
 from qa_ray.records import Layout, Windows
 
 Forward = Literal["auto", "transformers"]
@@ -75,6 +76,7 @@ class Model:
         forward: Forward = "auto",
         batch_tokens: int | None = None,
     ):
+        self.stopwatch = Stopwatch()
         transformers_logging.disable_progress_bar()
         self.device = torch.device(device)
         self.batch_tokens = batch_tokens or BATCH_TOKENS[self.device.type]
@@ -167,7 +169,9 @@ def logits(
         batch_B = order[first : first + max(1, model.batch_tokens // int(table.length_W[order[first]]))]
         length_B = table.length_W[batch_B]
         try:
-            found = model(table.ids(batch_B), length_B, table.before_middle_W[batch_B])
+            ids_N = table.ids(batch_B)
+            with model.stopwatch.stage("forward"):
+                found = model(ids_N, length_B, table.before_middle_W[batch_B])
         except torch.OutOfMemoryError:
             if len(batch_B) == 1:
                 raise

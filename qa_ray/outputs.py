@@ -22,7 +22,7 @@ from qa_ray.claims import Claim
 from qa_ray.errors import OutputError
 from qa_ray.storage import is_local, join, open_filesystem, read_text, remove_folder, write_text, writing
 
-OURS = {"_run", "_SUCCESS", "answers", "rejects", "manifest.json", "run.log", "model", "tensorboard"}
+OURS = {"_run", "_SUCCESS", "answers", "rejects", "manifest.json", "run.json", "run.log", "model", "tensorboard"}
 
 
 @dataclass

@@ -33,13 +33,15 @@ from qa_ray.logits import BATCH_TOKENS
 from qa_ray.outputs import Output, check_writable, claim, look
 from qa_ray.parts import finished_ids
 from qa_ray.plan import Plan, make_plan
-from qa_ray.process import peak_bytes
-from qa_ray.progress import LOG, Counts, Tally, logged_to, shown
+from qa_ray.progress import LOG, logged_to, measured, reported, shown
 from qa_ray.resources import Resources, beside_driver, find_resources, ray_started
 from qa_ray.retry import commit_retry, documents_without, rejected_questions
 from qa_ray.scan import Scan
 from qa_ray.storage import join, use_s3
+from qa_ray.tally import Counts, Tally
 from qa_ray.tokenising import TokeniseDocuments, TokeniseSettings
+
+POLL_TIMEOUT_SECONDS = 60
 
 
 def answer_documents(config: AnswerConfig) -> dict[str, Any]:
@@ -90,7 +92,8 @@ def answer_rest(plan: Plan, output: Output, finished: np.ndarray) -> dict[str, A
     facts: dict[str, Any] = {"windows_this_run": 0}
     if row_groups := unfinished_row_groups(plan.documents, finished):
         with logged_to(join(plan.output, "run.log")), ray_started():
-            facts = run(plan, output, find_resources(plan.config, plan.num_windows), row_groups, finished)
+            resources = find_resources(plan.config, plan.num_windows, waits=True)
+            facts = run(plan, output, resources, row_groups, finished)
     return facts | {"seconds": round(time.time() - started, 1)}
 
 
@@ -123,7 +126,7 @@ def run(
             batch_size=None,
             compute=ActorPoolStrategy(min_size=1, max_size=resources.max_tokenisers),
             num_cpus=1,
-            fn_constructor_kwargs={"settings": tokenise_settings(plan, finished), "attempts": attempts},
+            fn_constructor_kwargs={"settings": tokenise_settings(plan, finished), "tally": tally, "attempts": attempts},
         )
         .map_batches(
             AnswerDocuments,
@@ -142,10 +145,16 @@ def run(
     LOG.info("answering %d questions in about %d windows", plan.num_pairs, plan.num_windows)
 
     def poll() -> Counts:
-        return ray.get(tally.counts.remote())  # pyright: ignore[reportReturnType] (an actor's method is untyped)
+        counts: Any = ray.get(tally.counts.remote(), timeout=POLL_TIMEOUT_SECONDS)
+        return counts
 
     num_windows = round(plan.num_windows * (1 - len(finished) / plan.documents.num_documents))
-    with shown(poll, plan.documents.num_documents, num_windows), _explained():
+    report = join(plan.output, "run.json")
+    with (
+        reported(report, poll, asdict(resources)),
+        shown(poll, plan.documents.num_documents, num_windows),
+        _explained(),
+    ):
         for _ in dataset.iter_batches(batch_size=None, prefetch_batches=0):
             pass  # all was written by the actors
     counts = poll()
@@ -156,14 +165,7 @@ def run(
             asked_tokens,
             counts.batch_tokens,
         )
-    return {
-        "windows_this_run": counts.windows,
-        "windows_per_second": round(counts.windows_per_second, 2),
-        "padding_fraction": round(counts.padding_fraction, 4),
-        "batch_tokens": counts.batch_tokens,
-        "resources": asdict(resources),
-        "peak_memory_mb": {"driver": peak_bytes() // 2**20, "actor": counts.peak_actor_bytes // 2**20},
-    }
+    return measured(counts, asdict(resources))
 
 
 def tokenise_settings(plan: Plan, finished: np.ndarray) -> TokeniseSettings:

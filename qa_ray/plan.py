@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from qa_ray.records import Layout
 from qa_ray.settings import ReadingSettings, settle
 from qa_ray.storage import full_uri
 from qa_ray.tokens import Tokeniser
+from qa_ray.version import VERSION
 from qa_ray.windows import windows
 
 SAMPLE_DOCUMENTS = 64
@@ -92,7 +92,7 @@ def make_plan(config: AnswerConfig) -> Plan:
         "documents": documents.fingerprint,
         "questions": questions_fingerprint,
         "model": checkpoint.fingerprint,
-        "qa_ray": version("qa-ray"),
+        "qa_ray": VERSION,
         **{f"columns.{name}": value for name, value in columns.items()},
         **{_setting_name(config, name): value for name, value in asdict(settings).items()},
         "windows.long_questions": config.windows.long_questions,

@@ -1,96 +1,29 @@
-"""How far the run is: a bar on a terminal, a line now and then elsewhere, and lines in a log file."""
+"""How far the run is: a bar on a terminal, a line now and then elsewhere, lines in a log file; a report at the end."""
 
 import io
+import json
 import logging
 import sys
 import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+from ray.exceptions import RayError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from qa_ray.errors import OutputError
+from qa_ray.process import peak_bytes
 from qa_ray.storage import is_local, read_text, write_text
+from qa_ray.tally import Counts
+from qa_ray.version import VERSION
 
 LOG = logging.getLogger("qa_ray")
 POLL_SECONDS = 0.5
 LINE_SECONDS = 10
-
-
-@dataclass
-class Counts:
-    """The documents that are done, what the actors did in this run, and the most memory one of them ever held."""
-
-    documents: int = 0
-    windows: int = 0
-    tokens: int = 0
-    computed_tokens: int = 0  # with padding
-    rejects: int = 0
-    peak_actor_bytes: int = 0
-    batch_tokens: int = 0  # the fewest that an actor takes at a time, since more did not fit
-    timed_windows: int = 0  # all but those of the first batch
-    timed_seconds: float = 0.0  # from the end of the first batch to that of the last
-
-    @property
-    def windows_per_second(self) -> float:
-        """Without the start of Ray and the loading of the model."""
-        return self.timed_windows / self.timed_seconds if self.timed_seconds else 0.0
-
-    @property
-    def padding_fraction(self) -> float:
-        """The share of padding among the tokens that went through the model."""
-        return 1 - self.tokens / self.computed_tokens if self.computed_tokens else 0.0
-
-
-class Tally:
-    """The actor that counts what all others do; the driver asks it, and an actor asks it whether to go on."""
-
-    def __init__(self, finished_documents: int, num_pairs: int, max_rejected_fraction: float):
-        self._counts = Counts(documents=finished_documents)
-        self._num_pairs, self._limit = num_pairs, max_rejected_fraction
-        self._reasons: Counter[str] = Counter()
-        self._last_detail = ""
-        self._first_batch_at: float | None = None
-
-    def add_batch(self, windows: int, tokens: int, computed_tokens: int, batch_tokens: int) -> None:
-        """Notes a batch that went through the model: the fields of logits.BatchSize."""
-        self._counts.windows += windows
-        self._counts.tokens += tokens
-        self._counts.computed_tokens += computed_tokens
-        self._counts.batch_tokens = min(self._counts.batch_tokens or batch_tokens, batch_tokens)
-        if self._first_batch_at is None:
-            self._first_batch_at = time.monotonic()
-        else:
-            self._counts.timed_windows += windows
-            self._counts.timed_seconds = time.monotonic() - self._first_batch_at
-
-    def add_block(self, documents: int, rejects: list[dict[str, Any]], peak_bytes: int) -> None:
-        """Notes a finished block; ``rejects`` have the fields of records.REJECT."""
-        self._counts.documents += documents
-        self._counts.rejects += len(rejects)
-        self._counts.peak_actor_bytes = max(self._counts.peak_actor_bytes, peak_bytes)
-        self._reasons.update(row["reason"] for row in rejects)
-        self._last_detail = rejects[-1]["detail"] if rejects else self._last_detail
-
-    def counts(self) -> Counts:
-        """All blocks so far."""
-        return self._counts
-
-    def verdict(self) -> str | None:
-        """Why the job should end now: there are more rejects already than it may have when all is done."""
-        if self._counts.rejects <= self._limit * self._num_pairs:
-            return None
-        reasons = ", ".join(f"{reason} {count}" for reason, count in self._reasons.most_common(5))
-        return (
-            f"{self._counts.rejects} of {self._num_pairs} questions were rejected already ({reasons}), more than "
-            f"limits.max_rejected_fraction={self._limit}; the last one: {self._last_detail}; mend the input or raise "
-            "the limit and start again: documents that are done stay done"
-        )
 
 
 def describe(counts: Counts, num_documents: int, num_windows: int, seconds: float) -> str:
@@ -98,7 +31,7 @@ def describe(counts: Counts, num_documents: int, num_windows: int, seconds: floa
     rate = counts.windows / seconds if seconds else 0.0
     return (
         f"{counts.documents}/{num_documents} documents, {counts.windows} windows, {rate:.1f} windows/s, "
-        f"{counts.rejects} rejects, {time_left(counts, num_windows, rate)} left"
+        f"{counts.rejects.total()} rejects, {time_left(counts, num_windows, rate)} left"
     )
 
 
@@ -161,6 +94,47 @@ def _show(poll: Callable[[], Counts], num_documents: int, num_windows: int, ende
                 last_line_at = now
             if last_round:
                 return
+
+
+def measured(counts: Counts, resources: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run was, for its report and the manifest."""
+    return {
+        "windows_this_run": counts.windows,
+        "windows_per_second": round(counts.windows_per_second, 2),
+        "padding_fraction": round(counts.padding_fraction, 4),
+        "batch_tokens": counts.batch_tokens,
+        "resources": dict(resources),
+        "peak_memory_mb": {"driver": peak_bytes() // 2**20, "actor": counts.peak_actor_bytes // 2**20},
+    }
+
+
+@contextmanager
+def reported(uri: str, poll: Callable[[], Counts], resources: Mapping[str, Any]) -> Iterator[None]:
+    """Writes down how the block went, however it ends."""
+    started, outcome = time.time(), "done"
+    try:
+        yield
+    except BaseException as error:
+        outcome = f"{type(error).__name__}: {error}"
+        raise
+    finally:
+        with suppress(RayError, OutputError):  # what went wrong before is what matters
+            counts = poll()
+            report = {
+                "outcome": outcome,
+                "qa_ray": VERSION,
+                "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
+                "seconds": round(time.time() - started, 1),
+                "documents_done": counts.documents,
+                "tokens": counts.tokens,
+                "answers": counts.answers,
+                "rejects_by_reason": dict(counts.rejects),
+                "memory_retreats": counts.memory_retreats,
+                "seconds_by_stage": {stage: round(seconds, 2) for stage, seconds in counts.seconds.items()},
+                "busy_share": counts.busy_share,
+                **measured(counts, resources),
+            }
+            write_text(uri, json.dumps(report, indent=2, ensure_ascii=False))
 
 
 @dataclass

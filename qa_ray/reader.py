@@ -140,10 +140,12 @@ class Reader:
         assert len({(s.max_tokens, s.overlap_tokens, s.max_question_tokens) for s in settings}) == 1, settings
         results: list[list[list[dict[str, Any]]]] = [[[] for _ in documents] for _ in settings]
         for group in _groups(documents):
-            pairs = [self.pair(documents[d], question, settings[0]) for d, question in group]
-            found = logits(self.model, self.layout, pairs, on_batch)
+            with self.model.stopwatch.stage("assemble"):
+                pairs = [self.pair(documents[d], question, settings[0]) for d, question in group]
+                found = logits(self.model, self.layout, pairs, on_batch)
             for result, own in zip(results, settings, strict=True):
-                answers = answer_pairs([documents[d] for d, _ in group], pairs, found, own)
+                with self.model.stopwatch.stage("decode"):
+                    answers = answer_pairs([documents[d] for d, _ in group], pairs, found, own)
                 for (d, _), pair, fields in zip(group, pairs, answers, strict=True):
                     result[d].append(fields | {"num_windows": len(pair.windows)})
         return results

@@ -7,18 +7,21 @@ import signal
 import socket
 import tempfile
 import threading
+import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
 import ray
 import ray.data  # sets up its own logging, which is then turned down
+from ray.autoscaler.sdk import request_resources
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from qa_ray.config import AnswerConfig, RunnerSettings
 from qa_ray.errors import ConfigError, JobError, QaRayError
 from qa_ray.logits import find_dtype
+from qa_ray.progress import LOG
 
 # Beside its actors a run needs one CPU each to read and to tokenise.
 SPARE_CPUS = 2
@@ -26,6 +29,7 @@ SPARE_CPUS = 2
 BYTES_PER_ACTOR = 2 * 2**30
 WINDOWS_PER_ACTOR = 200
 CONNECT_SECONDS = 20
+WAIT_STEP_SECONDS = 2
 TOKENISERS_PER_ACTOR = {"cpu": 0.1, "cuda": 4}
 
 
@@ -125,13 +129,43 @@ def num_cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def find_resources(config: AnswerConfig, num_windows: int) -> Resources:
+def find_resources(config: AnswerConfig, num_windows: int, *, waits: bool = False) -> Resources:
     """The actors' share of the running Ray, for a job of so many windows.
+
+    A cluster that RAY_ADDRESS names may be starting still, or may grow when it is asked to: ``waits`` gives it
+    ``runner.wait_seconds`` for that.
 
     Raises:
         ConfigError: the cluster is too small for the run; the message has the numbers.
     """
-    runner, cluster = config.runner, ray.cluster_resources()
+    runner = config.runner
+    if waits and os.environ.get("RAY_ADDRESS"):
+        _wait_for_nodes(runner, num_windows)
+    return _share(runner, ray.cluster_resources(), num_windows)
+
+
+def _wait_for_nodes(runner: RunnerSettings, num_windows: int) -> None:
+    """Until the cluster has what the fewest actors need, or for as long as the config says."""
+    deadline = time.monotonic() + runner.wait_seconds
+    with suppress(ConfigError):
+        _share(runner, ray.cluster_resources(), num_windows)
+        return
+    gpus = {"GPU": runner.gpus_per_actor or 1.0} if runner.device == "cuda" else {}
+    fewest = runner.actors[0] if isinstance(runner.actors, tuple) else 1 if runner.actors == "auto" else runner.actors
+    bundles = [{"CPU": runner.cpus_per_actor or 1} | gpus] * fewest + [{"CPU": 1}] * SPARE_CPUS
+    LOG.info("waiting up to %d s for nodes with %d times %s", runner.wait_seconds, fewest, bundles[0])
+    request_resources(bundles=bundles)  # an autoscaler brings nodes only to those who ask
+    try:
+        while time.monotonic() < deadline:
+            with suppress(ConfigError):
+                _share(runner, ray.cluster_resources(), num_windows)
+                return
+            time.sleep(WAIT_STEP_SECONDS)
+    finally:
+        request_resources(bundles=[])  # from here on the actors do
+
+
+def _share(runner: RunnerSettings, cluster: Mapping[str, float], num_windows: int) -> Resources:
     has_gpu = cluster.get("GPU", 0) > 0
     if runner.device == "cuda" and not has_gpu:
         raise ConfigError("runner.device=cuda: the Ray cluster has no GPU; add a GPU node or set runner.device=cpu")

@@ -10,6 +10,7 @@ import ray
 from qa_ray.attempts import read_block
 from qa_ray.checkpoints import open_checkpoint
 from qa_ray.documents import CheckedDocument, check, hash_ids, reject, too_long
+from qa_ray.process import Stopwatch
 from qa_ray.records import TOKENISED, Tokens
 from qa_ray.storage import use_s3
 from qa_ray.tokens import Tokeniser
@@ -32,15 +33,22 @@ class TokeniseSettings:
 class TokeniseDocuments:
     """An actor with the tokenizer and all questions."""
 
-    def __init__(self, settings: TokeniseSettings, attempts: Any):
+    def __init__(self, settings: TokeniseSettings, tally: Any, attempts: Any):
         use_s3(**settings.storage)
-        self._settings, self._attempts = settings, attempts
+        self._settings, self._tally, self._attempts = settings, tally, attempts
+        self._name, self._stopwatch = ray.get(tally.enlist.remote("tokenise")), Stopwatch()
         self._questions = ray.get(settings.questions)
         self._finished = ray.get(settings.finished)
         self._tokeniser = Tokeniser(open_checkpoint(settings.model).folder)
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Attaches each document's questions, checks both, and tokenises: passed-through columns, then TOKENISED."""
+        with self._stopwatch.stage("tokenise"):
+            tokenised = self._tokenised(table)
+        self._tally.add_tokenised.remote(self._name, tokenised.num_rows, self._stopwatch.take())
+        return tokenised
+
+    def _tokenised(self, table: pa.Table) -> pa.Table:
         settings = self._settings
         table = table.filter(pa.array(~np.isin(hash_ids(table[settings.id_column]), self._finished)))
         ids = [str(id_) for id_ in table[settings.id_column].to_pylist()]
@@ -62,12 +70,12 @@ class TokeniseDocuments:
 
     def _row(self, checked: CheckedDocument) -> dict[str, Any]:
         try:
-            return _tokenised(checked, self._tokeniser, self._settings)
+            return _tokens_and_questions(checked, self._tokeniser, self._settings)
         except Exception as error:  # the reject boundary
             return _all_rejected(checked, type(error).__name__, str(error)[:1000])
 
 
-def _tokenised(checked: CheckedDocument, tokeniser: Tokeniser, settings: TokeniseSettings) -> dict[str, Any]:
+def _tokens_and_questions(checked: CheckedDocument, tokeniser: Tokeniser, settings: TokeniseSettings) -> dict[str, Any]:
     tokens = tokeniser(checked.text) if checked.questions else Tokens(*(np.empty(0, np.int32) for _ in range(3)))
     questions, rejects = [], list(checked.rejects)
     limit = settings.max_question_tokens

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 from models import FAMILIES, save_model
-from s3_server import CREDENTIALS
+from s3_server import CREDENTIALS, free_ports
 
 # A busy machine is no failure, and CI tries the same examples every time; at a desk new ones are sought.
 settings.register_profile("qa-ray", deadline=None, derandomize="CI" in os.environ)
@@ -35,7 +35,11 @@ def ray_session() -> Iterator[None]:
     """One Ray for all tests that need one."""
     import ray
 
-    ray.init(num_cpus=6, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    (port,) = free_ports(1)
+    ray.init(
+        num_cpus=6, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR,
+        _metrics_export_port=port,
+    )  # fmt: skip
     yield
     ray.shutdown()
 

@@ -211,3 +211,16 @@ def test_documents_in_two_parts_count_once_and_a_part_cut_off_not_at_all(tmp_pat
     assert manifest["windows_this_run"] == 0
     assert_nothing_lost(config, PAIRS, manifest)
     assert_same_answers(read_rows(config, "answers"), uninterrupted[1])
+
+
+def test_the_report_of_a_run_says_where_its_time_went(job, uninterrupted):
+    report = json.loads((Path(job.output) / "run.json").read_text())
+    assert report["outcome"] == "done"
+    assert report["documents_done"] == NUM_DOCUMENTS
+    assert report["answers"] == len(PAIRS)
+    assert report["rejects_by_reason"] == {}
+    assert report["windows_this_run"] == sum(row["num_windows"] for row in read_rows(job, "answers"))
+    assert report["seconds_by_stage"].keys() == {"tokenise", "assemble", "forward", "decode", "write"}
+    assert all(0 < seconds < report["seconds"] for seconds in report["seconds_by_stage"].values())
+    assert report["busy_share"].keys() == {"tokenise-1", "answer-1"}
+    assert all(0 < share <= 1 for share in report["busy_share"].values())
