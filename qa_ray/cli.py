@@ -1,10 +1,11 @@
 """The verbs of ``qa-ray``, each ``VERB CONFIG.yaml [key=value …]``; jobs/*.py call the same functions.
 
-Exit codes: 0 done; 3 done, with rejects; 1 the job failed and can be started again; 2 refused, something must be
-mended; 130 interrupted (Ctrl-C, SIGTERM).
+Exit codes: 0 done; 3 done, with rejects (0 in a Ray job); 1 the job failed and can be started again; 2 refused:
+something must be mended; 130 interrupted (Ctrl-C, SIGTERM).
 """
 
 import argparse
+import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -12,7 +13,15 @@ from collections.abc import Callable, Sequence
 from rich.console import Console
 from rich.markup import escape
 
-from qa_ray.config import AnswerConfig, EvaluateConfig, FinetuneConfig, LengthenConfig, PrepareConfig, read_config
+from qa_ray.config import (
+    AnswerConfig,
+    EvaluateConfig,
+    FinetuneConfig,
+    LengthenConfig,
+    PrepareConfig,
+    Section,
+    read_config,
+)
 from qa_ray.errors import JobError, UserError
 
 DONE, FAILED, REFUSED, WITH_REJECTS, INTERRUPTED = 0, 1, 2, 3, 130
@@ -40,7 +49,13 @@ def answer(arguments: argparse.Namespace, console: Console) -> int:
         return DONE
     manifest = answer_documents(config)
     show_answers(manifest, config, console)
-    return WITH_REJECTS if manifest["counts"]["rejects"] else DONE
+    # Ray takes a job that ends with anything but 0 for failed.
+    return WITH_REJECTS if manifest["counts"]["rejects"] and not is_ray_job() else DONE
+
+
+def is_ray_job() -> bool:
+    """Whether this process was started by Ray's Job API."""
+    return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
 
 
 def evaluate(arguments: argparse.Namespace, console: Console) -> int:
@@ -79,18 +94,53 @@ def finetune(arguments: argparse.Namespace, console: Console) -> int:
     return DONE
 
 
+def submit(arguments: argparse.Namespace, console: Console) -> int:
+    """Runs one of the other verbs as a job of a Ray cluster, and follows its log."""
+    from qa_ray.submit import submit as start
+
+    config = read_config(CONFIGS[arguments.job], arguments.config, arguments.settings)
+    job = start(arguments.job, config, arguments.address, with_code=arguments.with_code)
+    for line in (
+        f"job {job.id}: {job.page}",
+        f"logs: ray job logs --follow --address {job.address} {job.id}",
+        f"stop: ray job stop --address {job.address} {job.id}",
+    ):
+        console.print(escape(line), soft_wrap=True, highlight=False)
+    if arguments.no_wait:
+        return DONE
+    try:
+        outcome = job.follow(lambda lines: console.out(lines, end="", highlight=False))
+    except KeyboardInterrupt:
+        console.print("no longer followed; the job goes on")
+        return INTERRUPTED
+    console.print(f"job {job.id}: {outcome}")
+    return DONE if outcome == "SUCCEEDED" else FAILED
+
+
 VERBS: dict[str, Callable[[argparse.Namespace, Console], int]] = {
     "prepare": prepare,
     "answer": answer,
     "evaluate": evaluate,
     "lengthen": lengthen,
     "finetune": finetune,
+    "submit": submit,
+}
+CONFIGS: dict[str, type[Section]] = {
+    "prepare": PrepareConfig,
+    "answer": AnswerConfig,
+    "evaluate": EvaluateConfig,
+    "lengthen": LengthenConfig,
+    "finetune": FinetuneConfig,
 }
 
 
 def main(words: Sequence[str] | None = None) -> int:
     """Runs one verb; returns the exit code."""
-    arguments = _parser().parse_args(words)
+    parser = _parser()
+    arguments, rest = parser.parse_known_args(words)  # settings may also stand behind options
+    if unknown := [word for word in rest if word.startswith("-")]:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    arguments.settings += rest
     errors = Console(stderr=True, highlight=False, soft_wrap=True)
     signal.signal(signal.SIGTERM, _interrupt)
     try:
@@ -124,6 +174,11 @@ def _parser() -> argparse.ArgumentParser:
         )
         if name == "answer":
             sub.add_argument("--check", action="store_true", help="everything but the run: checks, and prints the plan")
+        if name == "submit":
+            sub.add_argument("--address", required=True, help="Ray's dashboard, for example http://127.0.0.1:8265")
+            sub.add_argument("--job", choices=CONFIGS, default="answer", help="which verb (answer)")
+            sub.add_argument("--with-code", action="store_true", help="send this qa-ray along; else the nodes' own")
+            sub.add_argument("--no-wait", action="store_true", help="do not follow the job's log")
     return parser
 
 

@@ -170,6 +170,11 @@ class _Metrics:
         self._seconds = metrics.Counter("qa_seconds", "time that actors worked", ("stage", "worker"))
         self.documents_waiting = metrics.Gauge("qa_documents_waiting", "documents tokenised and not answered yet")
 
+    def names(self) -> set[str]:
+        """What Prometheus knows them by, behind Ray's own prefix."""
+        counters = {"rejects": self._rejects, "seconds": self._seconds, **self._counters}
+        return {f"qa_{name}_total" for name in counters} | {"qa_documents_waiting"}
+
     def add(self, **values: float) -> None:
         for name, value in values.items():
             if value:

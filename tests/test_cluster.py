@@ -1,0 +1,161 @@
+"""On a cluster of real nodes with a token: jobs submitted from a folder, with their code, and from the nodes' own."""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from models import TEXT
+from ray_cluster import RayCluster, ray_cluster
+from running import assert_same_answers, read_rows, write_config, write_job
+
+from qa_ray.config import AnswerConfig
+from qa_ray.pipeline import answer_documents
+
+REPOSITORY = Path(__file__).parents[1]
+DOCUMENTS = [{"document_id": f"d{i}", "text": f"{TEXT} Page {i}. " * 4} for i in range(12)]
+QUESTIONS = [{"question_id": "who", "question": "Who built the lighthouse?", "document_id": None}]
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[RayCluster]:
+    with ray_cluster() as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="module")
+def expected(models: dict[str, str], tmp_path_factory: pytest.TempPathFactory, ray_session: None) -> list[Any]:
+    """The answers of a run on this machine."""
+    job = job_in(tmp_path_factory.mktemp("local"), models)
+    answer_documents(job)
+    return read_rows(job, "answers")
+
+
+def job_in(folder: Path, models: dict[str, str], **settings: Any) -> AnswerConfig:
+    return write_job(folder, models["longformer"], DOCUMENTS, QUESTIONS, **settings)
+
+
+def run(cluster: RayCluster, *words: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """A command with the cluster's token in its environment."""
+    return subprocess.run(
+        [sys.executable, *words],
+        cwd="/",  # what stands in the current folder would come before all else
+        env=cluster.environment | environment,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+
+
+def submit(cluster: RayCluster, *words: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = ("-m", "qa_ray.cli", "submit", "--address", cluster.address, *words)
+    return run(cluster, *command, **environment)
+
+
+def report(config: AnswerConfig) -> dict[str, Any]:
+    return json.loads((Path(config.output) / "run.json").read_text())
+
+
+def copy_of_the_code(folder: Path, version: str) -> Path:
+    """The repository's code with a version of its own, which tells whose code has run."""
+    for name in ("qa_ray", "jobs"):
+        shutil.copytree(
+            REPOSITORY / name, folder / name, ignore=shutil.ignore_patterns("models", "demo", "__pycache__")
+        )
+    (folder / "qa_ray" / "version.py").write_text(f'VERSION = "{version}"\n')
+    return folder
+
+
+def test_a_submitted_job_is_followed_and_answers_as_one_on_this_machine(
+    cluster: RayCluster, models, tmp_path: Path, expected
+):
+    job = job_in(tmp_path, models)
+    # RAY_ADDRESS would weigh more than --address to Ray's own client.
+    done = submit(cluster, write_config(tmp_path, job), "answers.n_best=5", RAY_ADDRESS="http://127.0.0.1:1")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"{cluster.address}/#/jobs/raysubmit_" in done.stdout
+    assert "ray job stop --address" in done.stdout
+    assert "12/12 documents" in done.stdout
+    assert "SUCCEEDED" in done.stdout
+    assert_same_answers(read_rows(job, "answers"), expected)
+    assert cluster.token not in done.stdout + done.stderr
+
+
+def test_the_code_travels_if_it_is_asked_to(cluster: RayCluster, models, tmp_path: Path, expected):
+    code = copy_of_the_code(tmp_path / "code", "0.0.1+travels")
+    job = job_in(tmp_path, models)
+    done = submit(cluster, write_config(tmp_path, job), "--with-code", PYTHONPATH=str(code))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert report(job)["qa_ray"] == "0.0.1+travels"
+    assert_same_answers(read_rows(job, "answers"), expected)
+
+
+def test_a_folder_is_submitted_with_rays_own_command(cluster: RayCluster, models, tmp_path: Path, expected):
+    code = copy_of_the_code(tmp_path / "code", "0.0.1+folder")
+    job = job_in(tmp_path, models)
+    write_config(code, job)
+    ray = Path(sys.executable).parent / "ray"
+    command = ("job", "submit", "--address", cluster.address, "--working-dir", code, "--", "python", "jobs/answer.py")
+    done = run(cluster, ray, *command, "config.yaml")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert report(job)["qa_ray"] == "0.0.1+folder"
+    assert_same_answers(read_rows(job, "answers"), expected)
+
+
+def test_a_job_with_rejects_has_not_failed_and_one_with_too_many_has(cluster: RayCluster, models, tmp_path: Path):
+    documents = [*DOCUMENTS[:1], {"document_id": "empty", "text": ""}]
+    some = write_job(tmp_path / "some", models["bert"], documents, QUESTIONS, limits={"max_rejected_fraction": 1})
+    done = submit(cluster, write_config(tmp_path / "some", some))
+    assert (done.returncode, read_rows(some, "rejects")[0]["reason"]) == (0, "empty_document"), done.stdout
+    many = write_job(tmp_path / "many", models["bert"], documents, QUESTIONS)
+    done = submit(cluster, write_config(tmp_path / "many", many))
+    assert done.returncode == 1
+    assert "more than limits.max_rejected_fraction=0.05" in done.stdout
+    assert report(many)["outcome"].startswith("JobError: 1 of 2 questions were rejected")
+
+
+def test_whoever_has_no_token_gets_nothing(cluster: RayCluster, models, tmp_path: Path):
+    for path in ("/api/jobs/", "/nodes?view=summary", "/api/v0/actors"):
+        assert cluster.get(path, None)[0] == 401
+        assert cluster.get(path, "wrong")[0] == 403
+    config = write_config(tmp_path, job_in(tmp_path, models))
+    done = submit(cluster, config, RAY_AUTH_MODE="disabled")
+    assert done.returncode == 1
+    assert "cannot reach Ray's dashboard there" in done.stderr
+    assert "RAY_AUTH_MODE=token set with the cluster's token?" in done.stderr
+
+
+def test_places_that_no_node_can_read_are_told_before_anything_travels(tmp_path: Path, models):
+    cluster_of_none = type("None", (), {"address": "http://127.0.0.1:1", "environment": {}})
+    config = write_config(tmp_path, job_in(tmp_path, models))
+    done = submit(cluster_of_none, config, "documents=data/documents")  # pyright: ignore[reportArgumentType]
+    assert done.returncode == 2
+    assert "documents='data/documents' is a place on this machine; a cluster needs one that all of its nodes" in (
+        " ".join(done.stderr.split())
+    )
+    done = submit(cluster_of_none, config, "--address", "127.0.0.1:8265")  # pyright: ignore[reportArgumentType]
+    assert done.returncode == 2
+    assert "--address '127.0.0.1:8265' is not the dashboard's URL" in " ".join(done.stderr.split())
+
+
+def test_a_job_waits_for_nodes_that_come_later(models, tmp_path: Path):
+    with ray_cluster(num_cpus=1) as cluster:
+        job = job_in(tmp_path, models)
+        config = write_config(tmp_path, job)
+        done = submit(cluster, config, "runner.wait_seconds=1")
+        assert done.returncode == 1
+        assert "need 3 CPUs, and Ray has 1" in done.stdout
+        done = submit(cluster, config, "--no-wait")
+        assert done.returncode == 0
+        cluster.add_node(3)
+        (id_,) = {word for word in done.stdout.split() if word.startswith("raysubmit_")}
+        ray = Path(sys.executable).parent / "ray"
+        followed = run(cluster, ray, "job", "logs", "--follow", "--address", cluster.address, id_)
+        assert "waiting up to 600 s for nodes" in followed.stdout
+        assert "12/12 documents" in followed.stdout
+        assert len(read_rows(job, "answers")) == 12

@@ -1,0 +1,107 @@
+"""The definitions in cluster/ and configs/: valid, at one with each other, and safe."""
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from ray.autoscaler._private.util import prepare_config, validate_config
+
+from qa_ray.config import AnswerConfig, check_config, read_config
+from qa_ray.tally import _Metrics
+from qa_ray.version import VERSION
+
+REPOSITORY = Path(__file__).parents[1]
+CLUSTER = REPOSITORY / "cluster"
+
+
+def definitions() -> dict[str, dict[str, Any]]:
+    """What kuberay/ has, by kind."""
+    files = sorted((CLUSTER / "kuberay").glob("*.yaml"))
+    return {one["kind"]: one for file in files for one in yaml.safe_load_all(file.read_text())}
+
+
+def pods() -> dict[str, dict[str, Any]]:
+    """The pods of the RayJob."""
+    job = definitions()["RayJob"]["spec"]
+    cluster = job["rayClusterSpec"]
+    workers = {group["groupName"]: group["template"]["spec"] for group in cluster["workerGroupSpecs"]}
+    head = cluster["headGroupSpec"]["template"]["spec"]
+    return {"submitter": job["submitterPodTemplate"]["spec"], "head": head, **workers}
+
+
+@pytest.mark.parametrize("name", ["laptop", "one-gpu", "eight-gpus", "spot-cluster"])
+def test_configs_for_sizes_are_configs(name: str):
+    config = read_config(AnswerConfig, str(REPOSITORY / "configs" / f"{name}.yaml"))
+    assert config.model == "default"
+
+
+def test_the_job_on_kubernetes_has_a_config_that_fits_its_cluster():
+    found = definitions()
+    text = found["ConfigMap"]["data"]["answer.yaml"]
+    config = check_config(AnswerConfig, yaml.safe_load(text), "answer.yaml")
+    (workers,) = found["RayJob"]["spec"]["rayClusterSpec"]["workerGroupSpecs"]
+    assert config.runner.actors == (1, workers["maxReplicas"])
+    assert found["RayJob"]["spec"]["entrypoint"].endswith("/etc/qa-ray/answer.yaml")
+
+
+def test_versions_are_those_that_are_installed():
+    pinned = re.search(r"^ray==(.+)$", (REPOSITORY / "constraints.txt").read_text(), re.MULTILINE)
+    assert pinned
+    assert definitions()["RayJob"]["spec"]["rayClusterSpec"]["rayVersion"] == pinned[1]
+    images = {container["image"] for pod in pods().values() for container in pod["containers"]}
+    images.add(yaml.safe_load((CLUSTER / "ray-up" / "aws.yaml").read_text())["docker"]["image"])
+    assert images == {f"REGISTRY/qa-ray:{VERSION}"}
+
+
+@pytest.mark.parametrize("pod", ["submitter", "head", "gpu"])
+def test_pods_are_an_ordinary_users_and_can_change_nothing_but_their_scratch(pod: str):
+    spec = pods()[pod]
+    assert spec["securityContext"]["runAsNonRoot"] is True
+    assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    for container in spec["containers"]:
+        context = container["securityContext"]
+        assert context["readOnlyRootFilesystem"] is True
+        assert context["allowPrivilegeEscalation"] is False
+        assert context["capabilities"] == {"drop": ["ALL"]}
+        assert container["resources"]["limits"]["memory"] == container["resources"]["requests"]["memory"]
+        assert {mount["name"] for mount in container["volumeMounts"]} == {volume["name"] for volume in spec["volumes"]}
+
+
+def test_every_cluster_wants_a_token_and_shows_its_dashboard_to_nobody():
+    assert definitions()["RayJob"]["spec"]["rayClusterSpec"]["authOptions"] == {"mode": "token"}
+    for name in ("aws", "on-premise"):
+        config = yaml.safe_load((CLUSTER / "ray-up" / f"{name}.yaml").read_text())
+        (head,) = [line for line in config["head_start_ray_commands"] if "ray start" in line]
+        assert "RAY_AUTH_MODE=token" in head
+        assert "--dashboard-host=127.0.0.1" in head
+        assert all("RAY_AUTH_MODE=token" in line for line in config["worker_start_ray_commands"] if "start" in line)
+        assert any("chmod 600" in line for line in config["setup_commands"])
+
+
+@pytest.mark.parametrize("name", ["aws", "on-premise"])
+def test_ray_up_takes_its_files(name: str):
+    config = yaml.safe_load((CLUSTER / "ray-up" / f"{name}.yaml").read_text())
+    validate_config(config if name == "aws" else prepare_config(config))
+
+
+def test_dashboards_and_alerts_ask_for_metrics_that_there_are():
+    metrics = _Metrics()
+    there_are = {f"ray_{name}" for name in metrics.names()}
+    for name in ("alerts.yaml", "grafana.json"):
+        asked = set(re.findall(r"ray_qa_\w+", (CLUSTER / "monitoring" / name).read_text()))
+        assert asked
+        assert asked <= there_are
+    panels = json.loads((CLUSTER / "monitoring" / "grafana.json").read_text())["panels"]
+    assert len({panel["id"] for panel in panels}) == len(panels) == 12
+
+
+@pytest.mark.skipif(not shutil.which("promtool"), reason="needs promtool, of Prometheus")
+def test_prometheus_takes_its_files():
+    folder = CLUSTER / "monitoring"
+    for words in (["check", "rules", "alerts.yaml"], ["check", "config", "--syntax-only", "prometheus.yaml"]):
+        subprocess.run(["promtool", *words], cwd=folder, check=True, capture_output=True)
