@@ -1,6 +1,7 @@
 # make demo     installs, and answers 24 questions on four long documents
 # make test     installs, and runs the tests
 # make test-faults  the long tests: processes, nodes and servers killed, more than half an hour
+# make test-cluster  the long tests on a cluster of real nodes
 # make bench    ours beside transformers and Haystack; the machine should do nothing else
 # make check    the linters, the types, the direction of imports, then the tests
 
@@ -8,7 +9,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: install demo test test-faults bench lint check clean
+.PHONY: install demo test test-faults test-cluster bench lint check clean
 
 install: $(INSTALLED)
 
@@ -34,6 +35,9 @@ test: install .swift/installed
 
 test-faults: install .swift/installed
 	$(BIN)/python -m pytest -m slow -s --durations=0 tests/test_faults.py
+
+test-cluster: install
+	$(BIN)/python -m pytest -m "slow or not slow" -s --durations=0 tests/test_cluster.py
 
 # What qa-ray is measured against, in an environment of its own.
 .bench/installed: tests/benchmarks/peers.txt

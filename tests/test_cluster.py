@@ -86,6 +86,7 @@ def test_a_submitted_job_is_followed_and_answers_as_one_on_this_machine(
     assert cluster.token not in done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_the_code_travels_if_it_is_asked_to(cluster: RayCluster, models, tmp_path: Path, expected):
     code = copy_of_the_code(tmp_path / "code", "0.0.1+travels")
     job = job_in(tmp_path, models)
@@ -95,6 +96,7 @@ def test_the_code_travels_if_it_is_asked_to(cluster: RayCluster, models, tmp_pat
     assert_same_answers(read_rows(job, "answers"), expected)
 
 
+@pytest.mark.slow
 def test_a_folder_is_submitted_with_rays_own_command(cluster: RayCluster, models, tmp_path: Path, expected):
     code = copy_of_the_code(tmp_path / "code", "0.0.1+folder")
     job = job_in(tmp_path, models)
@@ -107,11 +109,12 @@ def test_a_folder_is_submitted_with_rays_own_command(cluster: RayCluster, models
     assert_same_answers(read_rows(job, "answers"), expected)
 
 
+@pytest.mark.slow
 def test_a_job_with_rejects_has_not_failed_and_one_with_too_many_has(cluster: RayCluster, models, tmp_path: Path):
     documents = [*DOCUMENTS[:1], {"document_id": "empty", "text": ""}]
     some = write_job(tmp_path / "some", models["bert"], documents, QUESTIONS, limits={"max_rejected_fraction": 1})
     done = submit(cluster, write_config(tmp_path / "some", some))
-    assert (done.returncode, read_rows(some, "rejects")[0]["reason"]) == (0, "empty_document"), done.stdout
+    assert (done.returncode, read_rows(some, "rejects")[0]["reason"]) == (0, "empty_text"), done.stdout
     many = write_job(tmp_path / "many", models["bert"], documents, QUESTIONS)
     done = submit(cluster, write_config(tmp_path / "many", many))
     assert done.returncode == 1
@@ -143,6 +146,7 @@ def test_places_that_no_node_can_read_are_told_before_anything_travels(tmp_path:
     assert "--address '127.0.0.1:8265' is not the dashboard's URL" in " ".join(done.stderr.split())
 
 
+@pytest.mark.slow
 def test_a_job_waits_for_nodes_that_come_later(models, tmp_path: Path):
     with ray_cluster(num_cpus=1) as cluster:
         job = job_in(tmp_path, models)
