@@ -41,7 +41,7 @@ from qa_ray.storage import join, use_s3
 from qa_ray.tally import Counts, Tally
 from qa_ray.tokenising import TokeniseDocuments, TokeniseSettings
 
-POLL_TIMEOUT_SECONDS = 60
+REPORT_TIMEOUT_SECONDS = 60  # where Ray is gone, so are the counts
 
 
 def answer_documents(config: AnswerConfig) -> dict[str, Any]:
@@ -144,14 +144,12 @@ def run(
     )
     LOG.info("answering %d questions in about %d windows", plan.num_pairs, plan.num_windows)
 
-    def poll() -> Counts:
-        counts: Any = ray.get(tally.counts.remote(), timeout=POLL_TIMEOUT_SECONDS)
-        return counts
+    def poll(timeout: float | None = None) -> Counts:
+        return ray.get(tally.counts.remote(), timeout=timeout)  # pyright: ignore[reportReturnType] (an untyped method)
 
     num_windows = round(plan.num_windows * (1 - len(finished) / plan.documents.num_documents))
-    report = join(plan.output, "run.json")
     with (
-        reported(report, poll, asdict(resources)),
+        reported(join(plan.output, "run.json"), lambda: poll(REPORT_TIMEOUT_SECONDS), asdict(resources)),
         shown(poll, plan.documents.num_documents, num_windows),
         _explained(),
     ):

@@ -65,7 +65,9 @@ class Trainee:
         transformers_logging.set_verbosity_error()
         self.settings, self.device, self.num_workers = settings, torch.device(device), num_workers
         torch.manual_seed(settings.seed)  # a head that is new is drawn
-        dropout = _dropout(folder, settings.dropout, settings.attention_dropout)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        dropout = _dropout(config, settings.dropout, settings.attention_dropout)
+        self._own_dropout = {name: getattr(config, name) for name in dropout}
         self.pretrained: Any = load(folder, torch.float32, needs_head=False, **dropout).train()
         runner = end_to_end(self.pretrained, document_type_id)
         if settings.gradient_checkpointing:
@@ -137,6 +139,7 @@ class Trainee:
         weights = {name: tensor.detach().cpu().to(kind).contiguous() for name, tensor in state.items()}
         config = copy.deepcopy(self.pretrained.config)
         config.dtype, config.architectures = kind, [type(self.pretrained).__name__]
+        config.update(self._own_dropout)  # what this run learnt with is not the next one's
         config.save_pretrained(folder)
         save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
 
@@ -154,9 +157,8 @@ class Trainee:
         return self.model.no_sync()
 
 
-def _dropout(folder: str, dropout: float | None, attention_dropout: float | None) -> dict[str, float]:
-    """The checkpoint's own settings for these, as its family calls them."""
-    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+def _dropout(config: Any, dropout: float | None, attention_dropout: float | None) -> dict[str, float]:
+    """These settings, as the checkpoint's family calls them."""
     given = {
         "hidden_dropout_prob": dropout,
         "dropout": dropout,  # DistilBERT

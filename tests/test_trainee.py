@@ -1,5 +1,6 @@
 """Learning one step after the other: every family, however the work is divided, and on from a saved state."""
 
+import json
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -133,8 +134,16 @@ def test_what_is_saved_loads_in_transformers_and_in_the_reader(
         torch.testing.assert_close(kept.to(getattr(torch, dtype)).float(), value.float(), msg=name)
     assert {p.dtype for p in load(str(tmp_path), getattr(torch, dtype)).parameters()} == {getattr(torch, dtype)}
     assert Reader(str(tmp_path), max_tokens=64, overlap_tokens=8, max_question_tokens=20).answer("Who?", TEXT)
+    assert dropouts(tmp_path) == dropouts(Path(checkpoints[family]))
     # Saving leaves the weights that are still learning as they were.
     assert {p.dtype for p in learner.pretrained.parameters()} == {torch.float32}
+
+
+def dropouts(folder: Path) -> dict[str, float]:
+    config = json.loads((folder / "config.json").read_text())
+    found = {name: value for name, value in config.items() if "dropout" in name}
+    assert any(found.values())  # the settings have none
+    return found
 
 
 def test_a_head_is_made_where_there_is_none(checkpoints: dict[str, str], tmp_path: Path):
