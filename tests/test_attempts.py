@@ -113,7 +113,8 @@ def test_rejects_are_tried_again_and_nothing_else_is_run(poisoned: AnswerConfig,
     new = [row for row in answers if row["nr"] in (4, 9)]
     assert [row["document_id"] for row in new] == ["d04", "d09"]
     assert [row for row in answers if row not in new] == before
-    assert sorted(os.listdir(poisoned.output)) == ["_SUCCESS", "answers", "manifest.json", "rejects", "run.json", "run.log"]
+    files = ["_SUCCESS", "answers", "manifest.json", "rejects", "run.json", "run.log"]
+    assert sorted(os.listdir(poisoned.output)) == files
     assert answer_documents(poisoned) == manifest
 
 

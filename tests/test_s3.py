@@ -98,7 +98,7 @@ def test_a_job_that_lives_on_s3_gives_the_answers_of_a_local_one(server, lake, l
     manifest = answer_documents(config)
     assert_same_answers(rows_of(config.output), expected)
     assert sorted(name.split("/")[2] for name in lake.find("lake/whole")) == [
-        "_SUCCESS", "answers", "manifest.json", "run.log",
+        "_SUCCESS", "answers", "manifest.json", "run.json", "run.log",
     ]  # fmt: skip
     assert answer_documents(config) == manifest  # done: nothing is run again
     with told(OutputError, "holds another run, which differs in answers.n_best (5 there, 2 now)"):
