@@ -157,7 +157,7 @@ def test_a_job_waits_for_nodes_that_come_later(models, tmp_path: Path):
         done = submit(cluster, config, "--no-wait")
         assert done.returncode == 0
         cluster.add_node(3)
-        (id_,) = {word for word in done.stdout.split() if word.startswith("raysubmit_")}
+        (id_,) = {word.strip(":") for word in done.stdout.split() if word.startswith("raysubmit_")}
         ray = Path(sys.executable).parent / "ray"
         followed = run(cluster, ray, "job", "logs", "--follow", "--address", cluster.address, id_)
         assert "waiting up to 600 s for nodes" in followed.stdout
