@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel
+from ray.job_submission import JobSubmissionClient
 
 import qa_ray
+from qa_ray.config import Section
 from qa_ray.errors import ConfigError, JobError
 
 # What runs on the cluster finds its config under this name, in its working directory.
@@ -46,13 +47,13 @@ class SubmittedJob:
         return str(self._client.get_job_status(self.id).value)
 
 
-def submit(verb: str, config: BaseModel, address: str, *, with_code: bool) -> SubmittedJob:
+def submit(verb: str, config: Section, address: str, *, with_code: bool) -> SubmittedJob:
     """Starts ``qa-ray VERB`` with this config as a job of the cluster whose dashboard is at ``address``.
 
     ``with_code`` sends this installation of qa-ray along; else the nodes' own is used.
 
     Raises:
-        ConfigError: a place that no node could read, or ray[default] is not installed here.
+        ConfigError: a place that no node could read, or an address that is no URL.
         JobError: the cluster cannot be reached, or refuses.
     """
     values = config.model_dump(mode="json", exclude_unset=True)
@@ -88,11 +89,6 @@ def _check_places(values: dict[str, Any]) -> None:
 
 
 def _connect(address: str) -> Any:
-    try:
-        from ray.dashboard.modules.dashboard_sdk import SubmissionClient  # noqa: F401
-        from ray.job_submission import JobSubmissionClient
-    except ImportError as error:
-        raise ConfigError("qa-ray submit needs Ray's Job API; install it with pip install 'qa-ray[cluster]'") from error
     if not re.match(r"https?://", address):
         raise ConfigError(f"--address {address!r} is not the dashboard's URL; give one such as http://127.0.0.1:8265")
     for name in ("dashboard.modules.dashboard_sdk", "dashboard.modules.job.sdk", "_private.runtime_env.packaging"):

@@ -1,7 +1,7 @@
 """What all actors of a run do, counted in one place: for the progress line, the run's report, and Prometheus.
 
-Prometheus sees each number as ``ray_qa_<name>``. Labels say which stage, worker or reason; never an id or a text, for
-whoever reaches the metrics' port may read them.
+Prometheus sees COUNTERS as ``ray_qa_<name>_total``, and ``ray_qa_documents_waiting``. Labels say which stage, worker or
+reason; never an id or a text, for whoever reaches the metrics' port may read them.
 """
 
 import time
@@ -13,6 +13,18 @@ from typing import Any
 from ray.util import metrics
 
 from qa_ray.logits import BatchSize
+
+COUNTERS = {
+    "documents": "documents that are done",
+    "windows": "windows that went through the model",
+    "tokens": "tokens that went through the model",
+    "padding_tokens": "padding that went through the model",
+    "answers": "questions answered, null answers included",
+    "rejects": "questions set aside",
+    "seconds": "time that actors worked",
+    "memory_retreats": "batches that did not fit into memory and were halved",
+}
+LABELS = {"rejects": ("reason",), "seconds": ("stage", "worker")}
 
 
 @dataclass
@@ -86,12 +98,10 @@ class Tally:
         else:
             counts.timed_windows += size.num_windows
             counts.timed_seconds = time.monotonic() - self._first_batch_at
-        self._metrics.add(
-            windows=size.num_windows,
-            tokens=size.num_tokens,
-            padding_tokens=size.num_computed - size.num_tokens,
-            memory_retreats=retreats,
-        )
+        self._metrics.add("windows", size.num_windows)
+        self._metrics.add("tokens", size.num_tokens)
+        self._metrics.add("padding_tokens", size.num_computed - size.num_tokens)
+        self._metrics.add("memory_retreats", retreats)
 
     def add_tokenised(self, worker: str, documents: int, seconds: Mapping[str, float]) -> None:
         """Notes a block that waits for the model."""
@@ -118,9 +128,11 @@ class Tally:
         reasons = Counter(row["reason"] for row in rejects)
         counts.rejects.update(reasons)
         self._last_detail = rejects[-1]["detail"] if rejects else self._last_detail
-        self._metrics.add(documents=documents, answers=answers)
+        self._metrics.add("documents", documents)
+        self._metrics.add("answers", answers)
+        for reason, count in reasons.items():
+            self._metrics.add("rejects", count, reason=reason)
         self._metrics.documents_waiting.set(counts.documents_waiting)
-        self._metrics.add_rejects(reasons)
         self._spent(worker, seconds)
 
     def counts(self) -> Counts:
@@ -147,8 +159,8 @@ class Tally:
     def _spent(self, worker: str, seconds: Mapping[str, float]) -> None:
         for stage, spent in seconds.items():
             self._counts.seconds[stage] = self._counts.seconds.get(stage, 0.0) + spent
-        self._workers[worker].busy_seconds += sum(seconds.values())
-        self._metrics.add_seconds(worker, seconds)
+            self._workers[worker].busy_seconds += spent
+            self._metrics.add("seconds", spent, stage=stage, worker=worker)
 
 
 class _Metrics:
@@ -156,35 +168,10 @@ class _Metrics:
 
     def __init__(self):
         self._counters = {
-            name: metrics.Counter(f"qa_{name}", description)
-            for name, description in {
-                "documents": "documents that are done",
-                "windows": "windows that went through the model",
-                "tokens": "tokens that went through the model",
-                "padding_tokens": "padding that went through the model",
-                "answers": "questions answered, null answers included",
-                "memory_retreats": "batches that did not fit into memory and were halved",
-            }.items()
+            name: metrics.Counter(f"qa_{name}", description, LABELS.get(name)) for name, description in COUNTERS.items()
         }
-        self._rejects = metrics.Counter("qa_rejects", "questions set aside", ("reason",))
-        self._seconds = metrics.Counter("qa_seconds", "time that actors worked", ("stage", "worker"))
         self.documents_waiting = metrics.Gauge("qa_documents_waiting", "documents tokenised and not answered yet")
 
-    def names(self) -> set[str]:
-        """What Prometheus knows them by, behind Ray's own prefix."""
-        counters = {"rejects": self._rejects, "seconds": self._seconds, **self._counters}
-        return {f"qa_{name}_total" for name in counters} | {"qa_documents_waiting"}
-
-    def add(self, **values: float) -> None:
-        for name, value in values.items():
-            if value:
-                self._counters[name].inc(value)
-
-    def add_rejects(self, reasons: Mapping[str, int]) -> None:
-        for reason, count in reasons.items():
-            self._rejects.inc(count, {"reason": reason})
-
-    def add_seconds(self, worker: str, seconds: Mapping[str, float]) -> None:
-        for stage, spent in seconds.items():
-            if spent:
-                self._seconds.inc(spent, {"stage": stage, "worker": worker})
+    def add(self, name: str, value: float, **labels: str) -> None:
+        if value:
+            self._counters[name].inc(value, labels)

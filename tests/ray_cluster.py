@@ -37,7 +37,6 @@ class RayCluster:
         self._port, self._dashboard_port = free_ports(2)
         self.address = f"http://127.0.0.1:{self._dashboard_port}"
         self._nodes: list[subprocess.Popen] = []
-        self.metrics_ports: list[int] = []
         self._start(
             "--head", f"--port={self._port}", "--num-cpus=0", "--dashboard-host=127.0.0.1",
             f"--dashboard-port={self._dashboard_port}", f"--temp-dir={self._folder}/ray",
@@ -58,7 +57,6 @@ class RayCluster:
         with (self._folder / "log").open("ab") as log:
             process = subprocess.Popen(command, env=self.environment, stdout=log, stderr=log, start_new_session=True)
         self._nodes.append(process)
-        self.metrics_ports.append(metrics)
         return process
 
     def get(self, path: str, token: str | None) -> tuple[int, str]:
