@@ -61,15 +61,17 @@ def is_ray_job() -> bool:
 def evaluate(arguments: argparse.Namespace, console: Console) -> int:
     """Answers against gold -> scores."""
     from qa_ray.evaluate import evaluate as score
-    from qa_ray.storage import use_s3, write_text
+    from qa_ray.evaluation_page import page
+    from qa_ray.storage import join, use_s3, write_text
 
     config = read_config(EvaluateConfig, arguments.config, arguments.settings)
     use_s3(**config.storage.model_dump())
-    evaluation = score(config.answers, config.questions, config.metric, config.by)
+    evaluation = score(config.answers, config.questions, config.metric, config.by, config.resamples)
     console.print(evaluation.to_table())
     if config.output:
-        write_text(config.output, evaluation.to_json())
-        console.print(f"scores as JSON: {config.output}")
+        write_text(join(config.output, "scores.json"), evaluation.to_json())
+        write_text(join(config.output, "scores.html"), page(evaluation, config.answers, config.questions))
+        console.print(f"a page to read: {escape(join(config.output, 'scores.html'))}", soft_wrap=True, highlight=False)
     return DONE
 
 

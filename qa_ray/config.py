@@ -12,6 +12,7 @@ import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     PositiveInt,
@@ -235,9 +236,10 @@ class EvaluateConfig(Section):
 
     answers: Place
     questions: Place
-    metric: Literal["squad", "cmrc"] = "squad"
-    by: str | None = None
-    output: str | None = None  # where the scores go as JSON
+    metric: Literal["squad", "cmrc", "cuad"] = "squad"
+    by: Annotated[list[str], BeforeValidator(lambda given: [given] if isinstance(given, str) else given)] = []
+    resamples: int = Field(default=1000, ge=0)
+    output: Place | None = None
     storage: StorageSettings = StorageSettings()
 
 

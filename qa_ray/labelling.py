@@ -15,9 +15,9 @@ import ray
 
 from qa_ray.checkpoints import open_checkpoint
 from qa_ray.documents import Question, check, hash_ids, reject, too_long
-from qa_ray.evaluate import Gold
 from qa_ray.examples import LabelledDocument, LabelledQuestion
 from qa_ray.labels import Fault, locate, tokens_of
+from qa_ray.predictions import Gold
 from qa_ray.reader import ReadableDocument
 from qa_ray.records import LABELLED, Tokens
 from qa_ray.storage import use_s3

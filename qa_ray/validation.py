@@ -11,11 +11,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from qa_ray.evaluate import Evaluation, Gold, Metric, Prediction, evaluate_pairs, rules_for, score_text
+from qa_ray.calibration import calibration
+from qa_ray.evaluate import Evaluation, Metric, evaluate_pairs, rules_for, score_text
+from qa_ray.predictions import Gold, Prediction
 from qa_ray.reader import ReadableDocument, Reader
 
 TEMPERATURES = tuple(2.0 ** (i / 4) for i in range(-8, 9))  # 1/4 to 4
-CALIBRATION_BINS = 10
 
 
 class ValidationDocument(NamedTuple):
@@ -80,7 +81,10 @@ def summarise(rows: Sequence[Validated], metric: Metric) -> Summary:
         best = [row.n_best[0] if row.n_best else "" for row in rows]
         predictions = [
             Prediction(
-                *row.gold[:2], text if row.no_answer_score_T[t] <= threshold else "", text, row.no_answer_score_T[t]
+                *row.gold[:2],
+                text=text if row.no_answer_score_T[t] <= threshold else "",
+                spans=list(zip(row.n_best, row.scores_T[t], strict=True)),
+                no_answer_score=row.no_answer_score_T[t],
             )
             for row, text in zip(rows, best, strict=True)
         ]
@@ -97,20 +101,10 @@ def summarise(rows: Sequence[Validated], metric: Metric) -> Summary:
         "mean_rank_of_gold": _mean(ranks),
         "mean_score_when_right": _mean(score_R[is_right_R == 1]),
         "mean_score_when_wrong": _mean(score_R[is_right_R == 0]),
-        "expected_calibration_error": expected_calibration_error(score_R, is_right_R),
+        "expected_calibration_error": calibration(score_R, is_right_R).expected_error,
     }
     n_best = [list(zip(row.n_best, row.scores_T[t], strict=True)) for row in rows]
     return Summary(figures, TEMPERATURES[t], threshold, n_best)
-
-
-def expected_calibration_error(scores: np.ndarray, is_right: np.ndarray) -> float:
-    """How far scores are from frequencies: mean |score - share that is right| over bins of equal width.
-
-    Guo et al. 2017, "On Calibration of Modern Neural Networks", equation 3; bins weigh as many rows as they hold.
-    """
-    bins = np.minimum((scores * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
-    sums = np.bincount(bins, weights=scores - is_right, minlength=CALIBRATION_BINS)
-    return float(np.abs(sums).sum() / len(scores)) if len(scores) else 0.0
 
 
 def _mean(values: Any) -> float:

@@ -1,4 +1,6 @@
+import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ from rich.console import Console
 
 from qa_ray.errors import InputError
 from qa_ray.evaluate import Evaluation, Figures, evaluate
+from qa_ray.evaluation_page import page
 from qa_ray.metrics import Threshold
 from qa_ray.records import ANSWERS, QUESTIONS
 
@@ -62,11 +65,11 @@ def test_scores_of_published_systems_equal_those_of_the_official_scripts(name: s
 
 
 def test_groups_add_up_to_the_whole(squad: dict[str, str]):
-    evaluation = evaluate(str(DATA / "squad" / "leaderboard" / "v2.0-bert-single.json"), squad["v2.0"], by="title")
-    counts = [figures.count for figures in evaluation.groups.values()]
+    evaluation = evaluate(str(DATA / "squad" / "leaderboard" / "v2.0-bert-single.json"), squad["v2.0"], by=["title"])
+    counts = [figures.count for figures in evaluation.groups["title"].values()]
     assert counts == sorted(counts, reverse=True)
     assert sum(counts) == evaluation.overall.count == 11_873
-    for parts in (evaluation.groups, evaluation.answerable):
+    for parts in (evaluation.groups["title"], evaluation.answerable):
         total = sum(figures.f1 * figures.count for figures in parts.values())
         assert total / evaluation.overall.count == pytest.approx(evaluation.overall.f1)
 
@@ -225,17 +228,17 @@ def test_questions_without_a_no_answer_score_keep_their_score_in_the_search(fold
 def test_groups_by_a_column_of_the_questions(folder: Folder):
     rows = [("q1", "Paris", "place"), ("q2", "1889", "date"), ("q3", "Rome", "place"), ("q4", "Oslo", None)]
     questions = folder.questions(*(question(i, golds(text), kind=kind) for i, text, kind in rows), others=("kind",))
-    evaluation = evaluate(folder.answers(answer("q1", "Paris"), answer("q2", "1789")), questions, by="kind")
-    assert list(evaluation.groups) == ["place", "date", "null"]
-    assert evaluation.groups["place"] == Figures(exact_match=50, f1=50, average=50, count=2, missing=1)
+    evaluation = evaluate(folder.answers(answer("q1", "Paris"), answer("q2", "1789")), questions, by=["kind"])
+    assert list(evaluation.groups["kind"]) == ["place", "date", "null"]
+    assert evaluation.groups["kind"]["place"] == Figures(exact_match=50, f1=50, average=50, count=2, missing=1)
 
 
 def test_groups_by_a_column_passed_through_to_the_answers(folder: Folder):
     questions = folder.questions(*(question(f"q{i}", golds("Paris")) for i in range(4)))
     titles = ["[bold]France", "[bold]France", "Italy"]
     rows = [answer(f"q{i}", "Paris") | {"title": title} for i, title in enumerate(titles)]
-    evaluation = evaluate(folder.answers(*rows, others=("title",)), questions, by="title")
-    assert {name: figures.count for name, figures in evaluation.groups.items()} == {
+    evaluation = evaluate(folder.answers(*rows, others=("title",)), questions, by=["title"])
+    assert {name: figures.count for name, figures in evaluation.groups["title"].items()} == {
         "[bold]France": 2,
         "Italy": 1,
         "null": 1,  # no answer row, no title
@@ -257,7 +260,7 @@ def test_the_table_shows_what_was_counted(folder: Folder):
         others=("kind",),
     )
     answers = folder.answers(*(answer(name, best, score) for name, (_, best, score) in HAND_WORKED.items()))
-    text = shown(evaluate(answers, questions, by="kind"))
+    text = shown(evaluate(answers, questions, by=["kind"]))
     lines = [[cell.strip() for cell in line.split("│")[1:-1]] for line in text.splitlines() if "│" in line]
     assert lines[:5] == [
         ["all", "40.0000", "50.0000", "5", "0"],
@@ -266,22 +269,126 @@ def test_the_table_shows_what_was_counted(folder: Folder):
         ["best, up to no_answer_score 0.1", "60.0000", "", "", ""],
         ["best, up to no_answer_score 0.4", "", "70.0000", "", ""],
     ]
-    assert lines[7] == ["q3", "0.00", "50.00", "1", "0"]
+    assert ["kind", "", "", "", ""] in lines
+    assert lines[8] == ["q3", "0.00", "50.00", "1", "0"]
     assert "SQuAD 2.0" in text
     assert "1 more without gold answers" in text
 
 
 def test_the_json_holds_all_of_the_evaluation(folder: Folder):
     questions = folder.questions(question("q1", golds("Paris"), kind="où"), question("q2", []), others=("kind",))
-    evaluation = evaluate(folder.answers(answer("q1", "Paris", 0.25)), questions, by="kind")
+    evaluation = evaluate(folder.answers(answer("q1", "Paris", 0.25)), questions, by=["kind"])
     assert '"où"' in evaluation.to_json()
     fields = json.loads(evaluation.to_json())
-    assert fields["overall"] == {"exact_match": 100, "f1": 100, "average": 100, "count": 2, "missing": 1}
+    assert fields["overall"] == {"exact_match": 100, "f1": 100, "average": 100, "count": 2, "missing": 1, "area": None}
     assert fields["thresholds"]["f1"] == {"threshold": 0.25, "score": 100}
-    assert set(fields) == {"rules", "overall", "answerable", "by", "groups", "thresholds", "no_gold"}
+    assert set(fields) == {field.name for field in dataclasses.fields(evaluation)}
 
 
-def refusal(answers: str, questions: str, by: str | None = None) -> str:
+def numbered(folder: Folder, count: int, **others: Any) -> Evaluation:
+    """One question in each of so many documents, every third answered wrong."""
+    rows = [question(f"q{i}", golds("Paris"), f"d{i}") for i in range(count)]
+    answers = [answer(f"q{i}", "Rome" if i % 3 == 0 else "Paris", 0.5, f"d{i}") | {"length": i} for i in range(count)]
+    table = folder.table("predicted", answers, ANSWERS.append(pa.field("length", pa.int64())))
+    return evaluate(table, folder.questions(*rows), **others)
+
+
+def test_intervals_hold_the_figure_and_need_ten_documents(folder: Folder):
+    evaluation = numbered(folder, 90)
+    low, high = evaluation.intervals["exact_match"]
+    assert low < 100 * 60 / 90 < high
+    # The standard error of a share p of n is √(p (1 - p) / n); 95 % lie within 1.96 of them.
+    assert (high - low) / 2 == pytest.approx(100 * 1.96 * (2 / 9 / 90) ** 0.5, rel=0.1)
+    assert "95 % of resampled documents" in shown(evaluation)
+
+
+def test_without_ten_documents_or_resamples_there_are_no_intervals(folder: Folder):
+    (folder.path / "few").mkdir()
+    assert numbered(Folder(folder.path / "few"), 9).intervals == {}
+    assert numbered(folder, 90, resamples=0).intervals == {}
+
+
+def test_a_column_of_many_numbers_is_cut_into_quarters(folder: Folder):
+    groups = numbered(folder, 100, by=["length"]).groups["length"]
+    assert set(groups) == {"0 to 24", "25 to 49", "50 to 74", "75 to 99"}
+    assert {figures.count for figures in groups.values()} == {25}
+
+
+def test_the_threshold_to_set_is_a_setting_of_the_answer_job(folder: Folder):
+    questions = folder.questions(*(question(name, gold) for name, (gold, _, _) in HAND_WORKED.items()))
+    answers = folder.answers(*(answer(name, best, score) for name, (_, best, score) in HAND_WORKED.items()))
+    evaluation = evaluate(answers, questions)
+    assert evaluation.settings == {"answers.no_answer_threshold": 0.4}
+    assert "to set: answers.no_answer_threshold=0.4" in shown(evaluation)
+
+
+def scored(*spans: tuple[str, float], no_answer_score: float = 0.0) -> dict[str, Any]:
+    n_best = [{"answer": text, "start_char": 0, "stop_char": 1, "score": score} for text, score in spans]
+    return {"answer": spans[0][0], "n_best": n_best, "no_answer_score": no_answer_score}
+
+
+def test_calibration_is_of_the_best_spans_of_questions_with_an_answer(folder: Folder):
+    gold = {"q1": golds("Paris"), "q2": golds("Rome"), "q3": []}
+    spans = {"q1": scored(("Paris", 0.75), ("Nice", 0.2)), "q2": scored(("Oslo", 0.75)), "q3": scored(("Oslo", 0.9))}
+    questions = folder.questions(*(question(name, texts) for name, texts in gold.items()))
+    evaluation = evaluate(
+        folder.answers(*({"question_id": name, "document_id": "d"} | row for name, row in spans.items())), questions
+    )
+    assert evaluation.calibration
+    (only,) = evaluation.calibration.bins
+    assert (only.count, only.mean_score, only.share_right) == (2, 0.75, 0.5)
+    assert evaluation.calibration.expected_error == 0.25
+    assert [(mistake.question_id, mistake.score) for mistake in evaluation.mistakes] == [("q3", 0.9), ("q2", 0.75)]
+
+
+def cuad(folder: Folder, gold: dict[str, list[str]], spans: dict[str, dict[str, Any]], **others: Any) -> Evaluation:
+    questions = folder.questions(*(question(name, golds(*texts)) for name, texts in gold.items()))
+    rows = [{"question_id": name, "document_id": "d"} | row for name, row in spans.items()]
+    return evaluate(folder.answers(*rows), questions, "cuad", **others)
+
+
+def test_contracts_want_every_gold_answer_among_the_n_best(folder: Folder):
+    # In order: q1's first (recall 1/3, precision 1), q2's wrong one (1/3, 1/2), q1's second (2/3, 2/3); q4 is missing.
+    evaluation = cuad(
+        folder,
+        {"q1": ["one year", "two years"], "q2": [], "q4": ["three years"]},
+        {"q1": scored(("one year", 0.6), ("two years", 0.3)), "q2": scored(("ten years", 0.8), no_answer_score=0.5)},
+    )
+    assert evaluation.curve
+    assert evaluation.overall.area == evaluation.curve.area
+    # Precision at a recall or more: 1 up to 1/3, then 2/3 up to 2/3.
+    assert evaluation.curve.area == pytest.approx(100 * (1 / 3 + 1 / 3 * 2 / 3))
+    assert (evaluation.curve.precision_at_80, evaluation.curve.precision_at_90) == (0, 0)
+    assert evaluation.overall.missing == 1
+    assert "AUPR" in shown(evaluation)
+
+
+def test_contracts_need_scores(folder: Folder):
+    questions = folder.questions(question("q", golds("Paris")))
+    with pytest.raises(InputError, match="metric=cuad needs the scores of n_best; give an answer job's output"):
+        evaluate(folder.predictions({"q": "Paris"}), questions, "cuad")
+
+
+def test_the_page_shows_all_of_it_and_runs_nothing_of_a_document(folder: Folder):
+    evil = "<script>alert(1)</script>"
+    questions = folder.questions(question("q1", golds("Paris"), evil, kind=evil), others=("kind",))
+    row = {"question_id": "q1", "document_id": evil, "question": evil} | scored((evil, 0.5))
+    evaluation = evaluate(folder.answers(row), questions, "cuad", by=["kind"])
+    html = page(evaluation, evil, evil)
+    assert "<script" not in html
+    assert html.count("&lt;script&gt;alert(1)&lt;/script&gt;") == 6  # question, document, answer, group, both places
+    for heading in ("By kind", "The surest mistakes", "Precision over recall", "Share of right answers by score"):
+        assert heading in html
+
+
+def test_a_page_of_bare_predictions_has_no_pictures(folder: Folder):
+    questions = folder.questions(question("q1", golds("Paris")), question("q2", []))
+    html = page(evaluate(folder.predictions({"q1": "Paris"}), questions), "a", "q")
+    assert "<svg" not in html
+    assert "With and without an answer" in html
+
+
+def refusal(answers: str, questions: str, by: Sequence[str] = ()) -> str:
     with pytest.raises(InputError) as caught:
         evaluate(answers, questions, by=by)
     return str(caught.value)
@@ -329,11 +436,11 @@ def test_a_missing_column_is_named_with_those_that_are_there(folder: Folder):
 def test_a_group_column_that_is_nowhere_is_refused_with_a_suggestion(folder: Folder):
     questions = folder.questions(question("q", golds("Paris")))
     answers = folder.table("predicted", [{"question_id": "q", "answer": "Paris", "title": "France"}])
-    assert refusal(answers, questions, by="titel") == (
+    assert refusal(answers, questions, by=["titel"]) == (
         "evaluate: no column 'titel': the questions have question_id, question, document_id, answers; "
         "the answers have question_id, answer, title; did you mean 'title'?"
     )
-    message = refusal(folder.predictions({"q": "Paris"}), questions, by="kind")
+    message = refusal(folder.predictions({"q": "Paris"}), questions, by=["kind"])
     assert message.endswith(
         "the questions have question_id, question, document_id, answers; name one of them with by=…"
     )

@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 from models import TEXT, save_model
 
 from qa_ray import Reader
-from qa_ray.evaluate import Gold, Prediction, evaluate_pairs
+from qa_ray.evaluate import evaluate_pairs
+from qa_ray.predictions import Gold, Prediction
 from qa_ray.reader import ReadableDocument
 from qa_ray.validation import (
     TEMPERATURES,
@@ -15,7 +15,6 @@ from qa_ray.validation import (
     Validated,
     ValidationDocument,
     answer_validation,
-    expected_calibration_error,
     summarise,
 )
 
@@ -27,16 +26,6 @@ def row(i: int, gold: list[str], n_best: list[str], score_T: list[float], no_ans
 
 def flat(score: float) -> list[float]:
     return [score] * len(TEMPERATURES)
-
-
-def test_the_calibration_error_is_the_mean_distance_of_scores_from_frequencies():
-    always = np.ones(4)
-    assert expected_calibration_error(always, always) == 0
-    assert expected_calibration_error(always, np.zeros(4)) == 1
-    # Two bins: 0.75 is said where 1 of 2 is right, 0.25 where none of 2 is.
-    error = expected_calibration_error(np.array([0.75, 0.75, 0.25, 0.25]), np.array([1, 0, 0, 0]))
-    assert error == pytest.approx(0.25)
-    assert expected_calibration_error(np.zeros(0), np.zeros(0)) == 0
 
 
 def test_the_temperature_is_that_whose_scores_are_nearest_to_the_frequencies():
@@ -112,7 +101,7 @@ def answered(folder: str, summary: Summary, questions: list[str], golds: list[Go
     reader = Reader(folder, dtype="float32", temperature=summary.temperature, no_answer_threshold=threshold)
     answers = reader.answer(questions, TEXT)
     predictions = [
-        Prediction("d", gold.question_id, answer["answer"], answer["answer"], None)
+        Prediction("d", gold.question_id, answer["answer"], [(answer["answer"], answer["score"])], None)
         for gold, answer in zip(golds, answers, strict=True)
     ]
     overall = evaluate_pairs(golds, predictions, "squad").overall
