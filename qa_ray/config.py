@@ -15,6 +15,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    NonNegativeInt,
     PositiveInt,
     ValidationError,
     ValidatorFunctionWrapHandler,
@@ -187,7 +188,7 @@ class ValidationSettings(Section):
 class TrainingSettings(Section):
     """What is learnt from, and how. Nothing but ``batch_tokens`` is without effect on the result."""
 
-    epochs: PositiveInt = 3
+    epochs: NonNegativeInt = 3
     learning_rate: float = Field(default=3e-5, gt=0)
     warmup: float = Field(default=0.1, ge=0, le=1)
     weight_decay: float = Field(default=0.01, ge=0)

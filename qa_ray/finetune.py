@@ -178,7 +178,7 @@ def label(plan: FinetunePlan, output: Output) -> Labelled:
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.max_consecutive_actor_init_deaths = 3
-    held = 0.0 if plan.validation else plan.config.validation.held_out
+    held = 0.0 if plan.validation else plan.config.validation.held_out if plan.config.training.epochs else 1.0
     learned = _labelled(plan, *plan.learned, held)
     validation = _labelled(plan, *plan.validation, 1.0) if plan.validation else learned
     found = Labelled(
@@ -194,7 +194,7 @@ def label(plan: FinetunePlan, output: Output) -> Labelled:
     LOG.info("%s", ", ".join(f"{name} {count:,}" for name, count in found.counts.items()))
     if found.rejects:
         LOG.info("rejected: %s", ", ".join(f"{reason} {count:,}" for reason, count in found.rejects.most_common()))
-    if not found.train.count() or not found.counts.get("questions to learn from"):
+    if plan.config.training.epochs and not found.counts.get("questions to learn from"):
         raise InputError(
             f"questions: nothing to learn from in {plan.config.questions!r}: "
             f"{', '.join(f'{count} {reason}' for reason, count in found.rejects.most_common()) or 'no question'}; "

@@ -121,9 +121,12 @@ class _Worker:
                 self.progress = Progress(**json.loads((Path(folder) / PROGRESS).read_text()))
         with TensorBoard(self.job.tensorboard, self.progress.total_steps, is_writer=self.rank == 0) as self.tensorboard:
             while self.progress.epoch < self.job.epochs:
-                self._epoch()
+                self._learn()
+                self._end_epoch()
+            if not self.progress.epochs:  # nothing to learn: the model stays, and is measured and calibrated
+                self._end_epoch()
 
-    def _epoch(self) -> None:
+    def _learn(self) -> None:
         job, progress = self.job, self.progress
         examples = epoch_examples(
             self.documents,
@@ -141,6 +144,9 @@ class _Worker:
             is_last = progress.step == len(planned)
             if not is_last and progress.total_steps % job.checkpoint_steps == 0:
                 self._report({}, None)
+
+    def _end_epoch(self) -> None:
+        progress = self.progress
         with tempfile.TemporaryDirectory() as folder:
             summary = self._validate(Path(folder) / MODEL)
             progress.epochs.append({"epoch": progress.epoch + 1, **summary.figures})
@@ -209,7 +215,7 @@ class _Worker:
             "ranking": own.ranking,
             **found,
             **job.about,
-            "epoch": self.progress.epoch + 1,
+            "epoch": len(self.progress.epochs) + 1,
         }
         (folder / SETTINGS_FILE).write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 

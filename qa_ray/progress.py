@@ -154,7 +154,7 @@ class LearningState:
     @property
     def done(self) -> float:
         """How much of the whole run is done, 0 to 1."""
-        return (self.epoch + (self.step / self.steps if self.steps else 0.0)) / self.epochs
+        return (self.epoch + (self.step / self.steps if self.steps else 0.0)) / max(1, self.epochs)
 
     @property
     def tokens_per_second(self) -> float:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 from collections.abc import Iterator
 from contextlib import suppress
@@ -240,6 +241,22 @@ def test_it_learns_from_and_to_object_storage(lesson: dict[str, Any], tmp_path: 
     assert {"_SUCCESS", "manifest.json", "model/model.safetensors", "model/qa_ray.json"} <= found
     assert any(path.startswith("tensorboard/") for path in found)
     assert not any(path.startswith("_run/") for path in found)
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_without_epochs_the_model_stays_and_is_calibrated(lesson: dict[str, Any], learnt: Any, tmp_path: Path):
+    model = tmp_path / "model"
+    shutil.copytree(f"{lesson['output']}/model", model)
+    unsure = {**json.loads((model / "qa_ray.json").read_text()), "temperature": 4.0}
+    (model / "qa_ray.json").write_text(json.dumps(unsure))
+    tables = {name: lesson[name] for name in ("documents", "questions")}
+    own = {**lesson, **tables, "model": str(model), "validation": {"metric": "cmrc"}, "training": {"epochs": 0}}
+    manifest = finetune(check_config(FinetuneConfig, own | {"output": str(tmp_path / "calibrated")}, "test"))
+    assert manifest["counts"]["questions to validate with"] == 18
+    assert "questions to learn from" not in manifest["counts"]
+    assert manifest["best"]["f1"] == 100
+    assert open_checkpoint(str(tmp_path / "calibrated" / "model")).settings.temperature < 1
+    assert_same_weights(tmp_path / "calibrated", lesson["output"], 0)
 
 
 @pytest.mark.usefixtures("ray_session")
