@@ -84,7 +84,18 @@ def ray_started() -> Iterator[None]:
 def _connect(address: str) -> None:
     if found := re.fullmatch(r"(?:ray://)?\[?([\w.:-]+?)\]?:(\d+)", address):  # Ray would try for many minutes
         socket.create_connection((found[1], int(found[2])), timeout=CONNECT_SECONDS).close()
-    ray.init(address, logging_level=logging.ERROR)
+    warn_if_open(ray.init(address, logging_level=logging.ERROR).dashboard_url or "", os.environ)
+
+
+def warn_if_open(dashboard: str, environment: Mapping[str, str]) -> None:
+    """Says so where the dashboard at ``host:port`` can be reached from elsewhere and asks for no token."""
+    host = dashboard.rpartition(":")[0].strip("[]")
+    if host and environment.get("RAY_AUTH_MODE") != "token" and host not in ("localhost", "127.0.0.1", "::1"):
+        LOG.warning(
+            "Ray's dashboard at %s asks for no token: whoever reaches it can run programs on this cluster; start it "
+            "with RAY_AUTH_MODE=token (cluster/SECURITY.md)",
+            dashboard,
+        )
 
 
 def _start() -> None:

@@ -25,6 +25,7 @@ class RayCluster:
     def __init__(self, environment: Mapping[str, str]):
         # Sockets' paths must be short, so no test folder.
         self._folder = Path(tempfile.mkdtemp(prefix="qa-", dir="/tmp"))
+        self.scratch = self._folder / "ray"
         token = self._folder / "token"
         token.touch(mode=0o600)
         token.write_text(secrets.token_hex(32))
@@ -39,7 +40,7 @@ class RayCluster:
         self._nodes: list[subprocess.Popen] = []
         self._start(
             "--head", f"--port={self._port}", "--num-cpus=0", "--dashboard-host=127.0.0.1",
-            f"--dashboard-port={self._dashboard_port}", f"--temp-dir={self._folder}/ray",
+            f"--dashboard-port={self._dashboard_port}", f"--temp-dir={self.scratch}",
         )  # fmt: skip
         wait_until_open(self._dashboard_port)
 
