@@ -84,7 +84,9 @@ def ray_started() -> Iterator[None]:
 def _connect(address: str) -> None:
     if found := re.fullmatch(r"(?:ray://)?\[?([\w.:-]+?)\]?:(\d+)", address):  # Ray would try for many minutes
         socket.create_connection((found[1], int(found[2])), timeout=CONNECT_SECONDS).close()
-    warn_if_open(ray.init(address, logging_level=logging.ERROR).dashboard_url or "", os.environ)
+    # What workers print stays in Ray's logs: ours is told by the driver.
+    context = ray.init(address, logging_level=logging.ERROR, log_to_driver=False)
+    warn_if_open(context.dashboard_url or "", os.environ)
 
 
 def warn_if_open(dashboard: str, environment: Mapping[str, str]) -> None:

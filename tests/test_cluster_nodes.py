@@ -114,9 +114,9 @@ def learnt(config: FinetuneConfig) -> dict[str, Any]:
 def test_workers_on_several_nodes_learn_together(tmp_path: Path):
     config = lesson(tmp_path, workers=2)
     with ray_cluster(num_cpus=1) as cluster:  # a worker takes the only CPU of a node
-        cluster.add_node(1)
-        cluster.add_node(1)
-        cluster.wait_for_nodes(4)
+        for number in (3, 4):  # one by one, or two might choose the same port
+            cluster.add_node(1)
+            cluster.wait_for_nodes(number)
         done = submit(cluster, "--job", "finetune", write_config(tmp_path, config))
         assert done.returncode == 0, done.stdout + done.stderr
     assert learnt(config)["best"]["f1"] == 100
