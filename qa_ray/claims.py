@@ -121,7 +121,10 @@ class Claim:
             with suppress(OSError):
                 if self._newest() != self._number:
                     self.lost = True
-                    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+                    # What a script starts in the background ignores Ctrl-C.
+                    is_ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+                    number = signal.SIGTERM if is_ignored else signal.SIGINT
+                    signal.pthread_kill(threading.main_thread().ident or 0, number)
                     return
 
     def _newest(self) -> int:

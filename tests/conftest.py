@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from s3_server import CREDENTIALS, free_ports
 # A busy machine is no failure, and CI tries the same examples every time; at a desk new ones are sought.
 settings.register_profile("qa-ray", deadline=None, derandomize="CI" in os.environ)
 settings.load_profile("qa-ray")
+signal.signal(signal.SIGINT, signal.default_int_handler)  # also where a script started the tests in the background
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ |= CREDENTIALS  # before Ray starts, whose workers have the environment of that moment
 

@@ -3,7 +3,9 @@
 import json
 import multiprocessing
 import os
+import signal
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +65,23 @@ def test_a_live_run_on_another_machine_is_known_by_its_beat(tmp_path: Path, monk
     Claim(str(tmp_path)).release()
 
 
+@pytest.fixture(params=["at a terminal", "in the background"])
+def started(request: pytest.FixtureRequest) -> Iterator[None]:
+    """The command line makes a KeyboardInterrupt of SIGTERM; in the background SIGINT is ignored."""
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    handlers: dict[int, Any] = {signal.SIGTERM: interrupt}
+    if request.param == "in the background":
+        handlers[signal.SIGINT] = signal.SIG_IGN
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("started")
 def test_a_run_that_was_taken_for_dead_is_interrupted_and_may_write_no_more(tmp_path: Path):
     claim = Claim(str(tmp_path))
     (tmp_path / "_run" / "claims" / "000002.json").write_text("{}")
