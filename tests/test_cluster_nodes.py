@@ -195,7 +195,9 @@ def test_prometheus_sees_a_run_and_every_query_of_the_dashboard_gives_data(model
 
         wait_until(lambda: all_seen() or ended(cluster, id_))
         assert wait_until(lambda: ended(cluster, id_)) == "SUCCEEDED"
-        wait_until(all_seen, 60)
+        with suppress(AssertionError):
+            wait_until(all_seen, 60)
+        assert wanted - absent <= seen, f"no data for {wanted - absent - seen}"
         for expression in alarms | absent:
             ask(expression)  # valid, whatever it gives
     assert len(read_rows(job, "answers")) == NUM_DOCUMENTS
