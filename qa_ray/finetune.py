@@ -178,7 +178,8 @@ def label(plan: FinetunePlan, output: Output) -> Labelled:
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.max_consecutive_actor_init_deaths = 3
-    held = 0.0 if plan.validation else plan.config.validation.held_out if plan.config.training.epochs else 1.0
+    held = plan.config.validation.held_out if plan.config.training.epochs else 1.0  # nothing learnt: all is to measure
+    held = 0.0 if plan.validation else held
     learned = _labelled(plan, *plan.learned, held)
     validation = _labelled(plan, *plan.validation, 1.0) if plan.validation else learned
     found = Labelled(

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from gold_tables import Folder
 from hypothesis import settings
 from models import FAMILIES, save_model
 from s3_server import CREDENTIALS, free_ports
@@ -54,3 +55,8 @@ def letters(tmp_path: Path) -> Path:
     (folder / "a.txt").write_text("Ada was here.")
     (folder / "b.txt").write_bytes(b"Gr\xfc\xdfe")
     return folder
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Folder:
+    return Folder(tmp_path)

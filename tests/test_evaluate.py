@@ -1,17 +1,16 @@
 import dataclasses
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from gold_tables import Folder, answer, golds, question, scored
 from rich.console import Console
 
 from qa_ray.errors import InputError
 from qa_ray.evaluate import Evaluation, Figures, evaluate
-from qa_ray.evaluation_page import page
 from qa_ray.metrics import Threshold
 from qa_ray.records import ANSWERS, QUESTIONS
 
@@ -77,52 +76,6 @@ def test_groups_add_up_to_the_whole(squad: dict[str, str]):
 # Small tables.
 
 
-def golds(*texts: str) -> list[dict[str, Any]]:
-    return [{"text": text, "start_char": 0} for text in texts]
-
-
-def question(question_id: str, answers: list[dict[str, Any]] | None, document_id: str | None = "d", **others: Any):
-    return {"question_id": question_id, "answers": answers, "document_id": document_id, **others}
-
-
-def answer(
-    question_id: str, text: str | None, no_answer_score: float | None = None, document_id: str = "d", best: str = ""
-):
-    n_best = [{"answer": span} for span in (best or text, "another") if span]
-    row = {"document_id": document_id, "question_id": question_id, "answer": text, "n_best": n_best}
-    return row | {"no_answer_score": no_answer_score}
-
-
-class Folder:
-    """A place for the tables of one test."""
-
-    def __init__(self, path: Path):
-        self.path = path
-
-    def questions(self, *rows: dict[str, Any], others: tuple[str, ...] = ()) -> str:
-        return self.table("questions", rows, pa.schema([*QUESTIONS, *((name, pa.string()) for name in others)]))
-
-    def answers(self, *rows: dict[str, Any], others: tuple[str, ...] = ()) -> str:
-        return self.table("predicted", rows, pa.schema([*ANSWERS, *((name, pa.string()) for name in others)]))
-
-    def predictions(self, texts: Any) -> str:
-        return self.text("predictions.json", json.dumps(texts))
-
-    def text(self, name: str, text: str) -> str:
-        (self.path / name).write_text(text, encoding="utf-8")
-        return str(self.path / name)
-
-    def table(self, name: str, rows: Any, schema: pa.Schema | None = None) -> str:
-        (self.path / name).mkdir(parents=True)
-        pq.write_table(pa.Table.from_pylist(list(rows), schema), self.path / name / "part-0.parquet")
-        return str(self.path / name)
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Folder:
-    return Folder(tmp_path)
-
-
 def test_questions_without_gold_are_counted_and_not_scored(folder: Folder):
     questions = folder.questions(question("q1", golds("Paris")), question("q2", None))
     evaluation = evaluate(folder.answers(answer("q1", "Paris"), answer("q2", "Rome")), questions)
@@ -164,34 +117,6 @@ def test_answers_meet_questions_by_document_and_question(folder: Folder):
     questions = folder.questions(question("q", golds("Paris"), "france"), question("q", golds("Rome"), "italy"))
     answers = folder.answers(answer("q", "Rome", document_id="italy"), answer("q", "Paris", document_id="france"))
     assert evaluate(answers, questions).overall.exact_match == 100
-
-
-def test_without_documents_on_one_side_they_meet_by_question(folder: Folder):
-    questions = folder.questions(question("q1", golds("Paris"), None), question("q2", golds("Rome"), "italy"))
-    answers = folder.answers(answer("q1", "Paris", document_id="x"), answer("q2", "Rome", document_id="italy"))
-    assert evaluate(answers, questions).overall.exact_match == 100
-    assert evaluate(folder.predictions({"q1": "Paris", "q2": "Rome"}), questions).overall.exact_match == 100
-
-
-def test_ids_may_be_numbers_and_columns_that_are_not_needed_may_be_absent(folder: Folder):
-    questions = folder.table("questions", [{"question_id": 7, "answers": golds("Paris")}])
-    answers = folder.table("predicted", [{"question_id": "7", "answer": "Paris"}])
-    assert evaluate(answers, questions).overall.exact_match == 100
-
-
-def test_a_finished_job_is_read_from_its_output_folder(folder: Folder):
-    questions = folder.questions(question("q", golds("Paris")))
-    folder.table("job/answers", [answer("q", "Paris")], ANSWERS)
-    folder.text("job/_SUCCESS", "")
-    assert evaluate(str(folder.path / "job"), questions).overall.exact_match == 100
-
-
-@pytest.mark.parametrize("written", ["answers", "_run/parts"])
-def test_a_job_that_has_not_finished_is_refused(folder: Folder, written: str):
-    questions = folder.questions(question("q", golds("Paris")))
-    folder.table(f"job/{written}", [answer("q", "Paris")], ANSWERS)
-    with pytest.raises(InputError, match=r"no _SUCCESS in '.*job', so the job has not finished; start it again"):
-        evaluate(str(folder.path / "job"), questions)
 
 
 # The case of test_metrics: answering nothing scores 2 of 5; EM is best at 0.1 (3 of 5), F1 at 0.4 (3.5 of 5).
@@ -322,11 +247,6 @@ def test_the_threshold_to_set_is_a_setting_of_the_answer_job(folder: Folder):
     assert "to set: answers.no_answer_threshold=0.4" in shown(evaluation)
 
 
-def scored(*spans: tuple[str, float], no_answer_score: float = 0.0) -> dict[str, Any]:
-    n_best = [{"answer": text, "start_char": 0, "stop_char": 1, "score": score} for text, score in spans]
-    return {"answer": spans[0][0], "n_best": n_best, "no_answer_score": no_answer_score}
-
-
 def test_calibration_is_of_the_best_spans_of_questions_with_an_answer(folder: Folder):
     gold = {"q1": golds("Paris"), "q2": golds("Rome"), "q3": []}
     spans = {"q1": scored(("Paris", 0.75), ("Nice", 0.2)), "q2": scored(("Oslo", 0.75)), "q3": scored(("Oslo", 0.9))}
@@ -367,98 +287,3 @@ def test_contracts_need_scores(folder: Folder):
     questions = folder.questions(question("q", golds("Paris")))
     with pytest.raises(InputError, match="metric=cuad needs the scores of n_best; give an answer job's output"):
         evaluate(folder.predictions({"q": "Paris"}), questions, "cuad")
-
-
-def test_the_page_shows_all_of_it_and_runs_nothing_of_a_document(folder: Folder):
-    evil = "<script>alert(1)</script>"
-    questions = folder.questions(question("q1", golds("Paris"), evil, kind=evil), others=("kind",))
-    row = {"question_id": "q1", "document_id": evil, "question": evil} | scored((evil, 0.5))
-    evaluation = evaluate(folder.answers(row), questions, "cuad", by=["kind"])
-    html = page(evaluation, evil, evil)
-    assert "<script" not in html
-    assert html.count("&lt;script&gt;alert(1)&lt;/script&gt;") == 6  # question, document, answer, group, both places
-    for heading in ("By kind", "The surest mistakes", "Precision over recall", "Share of right answers by score"):
-        assert heading in html
-
-
-def test_a_page_of_bare_predictions_has_no_pictures(folder: Folder):
-    questions = folder.questions(question("q1", golds("Paris")), question("q2", []))
-    html = page(evaluate(folder.predictions({"q1": "Paris"}), questions), "a", "q")
-    assert "<svg" not in html
-    assert "With and without an answer" in html
-
-
-def refusal(answers: str, questions: str, by: Sequence[str] = ()) -> str:
-    with pytest.raises(InputError) as caught:
-        evaluate(answers, questions, by=by)
-    return str(caught.value)
-
-
-def test_paths_that_lead_nowhere_are_named(folder: Folder):
-    questions = folder.questions(question("q", golds("Paris")))
-    assert refusal("gone", questions).startswith("answers: no such file or folder: 'gone'; give")
-    assert refusal("gone.json", questions).startswith("answers: no such file: 'gone.json'; give a job's output folder,")
-    assert refusal(folder.predictions({}), "lost").startswith("questions: no such file or folder: 'lost'; give")
-
-
-def test_a_predictions_file_that_is_none_says_what_it_is(folder: Folder):
-    questions = folder.questions(question("q", golds("Paris")))
-    broken = folder.text("broken.json", '{"q": ')
-    assert refusal(broken, questions).startswith(f"answers: {broken!r} is not JSON (Expecting value: line 1")
-    latin = folder.path / "latin.json"
-    latin.write_bytes('{"q": "où"}'.encode("latin-1"))
-    assert "is not JSON ('utf-8' codec can't decode" in refusal(str(latin), questions)
-    assert "holds a list, no object; write {question_id: text}" in refusal(folder.predictions(["Paris"]), questions)
-    message = refusal(folder.predictions({"q": {"text": "Paris"}}), questions)
-    assert message.endswith("""has {'text': 'Paris'} for question 'q'; write a text, "" for none""")
-
-
-def test_questions_without_any_gold_are_refused(folder: Folder):
-    questions = folder.questions(question("q1", None), question("q2", None))
-    message = refusal(folder.predictions({"q1": "Paris"}), questions)
-    assert message == f"questions: no gold answers in the 2 rows of {questions!r}; fill the column 'answers'"
-
-
-def test_gold_in_another_layout_is_refused(folder: Folder):
-    row = {"question_id": "q", "answers": {"text": ["Paris"], "answer_start": [0]}}
-    message = refusal(folder.predictions({"q": "Paris"}), folder.table("questions", [row]))
-    assert "question 'q' in " in message
-    assert message.endswith("has gold {'text': ['Paris'], 'answer_start': [0]}; give a list of {text, …}")
-
-
-def test_a_missing_column_is_named_with_those_that_are_there(folder: Folder):
-    questions = folder.table("questions", [{"id": "q", "answers": golds("Paris")}])
-    message = refusal(folder.predictions({"q": "Paris"}), questions)
-    assert message.startswith("questions: no column 'question_id' in ")
-    assert message.endswith("part-0.parquet', only id, answers; rename or add it")
-
-
-def test_a_group_column_that_is_nowhere_is_refused_with_a_suggestion(folder: Folder):
-    questions = folder.questions(question("q", golds("Paris")))
-    answers = folder.table("predicted", [{"question_id": "q", "answer": "Paris", "title": "France"}])
-    assert refusal(answers, questions, by=["titel"]) == (
-        "evaluate: no column 'titel': the questions have question_id, question, document_id, answers; "
-        "the answers have question_id, answer, title; did you mean 'title'?"
-    )
-    message = refusal(folder.predictions({"q": "Paris"}), questions, by=["kind"])
-    assert message.endswith(
-        "the questions have question_id, question, document_id, answers; name one of them with by=…"
-    )
-
-
-def test_answers_to_other_questions_are_refused_with_an_id_of_each_side(folder: Folder):
-    questions = folder.questions(question("q1", golds("Paris"), "france"))
-    answers = folder.answers(answer("q1", "Rome", document_id="italy"))
-    assert refusal(answers, questions) == (
-        "evaluate: the answers are to other questions than the gold answers: there question 'q1' of document 'italy', "
-        "here question 'q1' of document 'france'; give the questions that were answered"
-    )
-    assert "there no row, here question 'q1'" in refusal(folder.predictions({}), questions)
-
-
-def test_an_id_that_stands_for_two_rows_is_refused(folder: Folder):
-    questions = folder.questions(question("q", golds("Paris"), "france"), question("q", golds("Rome"), "italy"))
-    remedy = "keep one, or tell them apart by a document_id in questions and answers"
-    assert refusal(folder.predictions({"q": "Paris"}), questions) == f"questions: question 'q' has 2 rows; {remedy}"
-    answers = folder.answers(answer("q", "Paris", document_id="france"), answer("q", "Nice", document_id="france"))
-    assert refusal(answers, questions) == f"answers: question 'q' of document 'france' has 2 rows; {remedy}"
