@@ -37,7 +37,7 @@ test-faults: install .swift/installed
 	$(BIN)/python -m pytest -m slow -s --durations=0 tests/test_faults.py
 
 test-cluster: install
-	$(BIN)/python -m pytest -m "slow or not slow" -s --durations=0 tests/test_cluster.py tests/test_cluster_nodes.py
+	$(BIN)/python -m pytest -m "slow or not slow" -s --durations=0 tests/test_cluster*.py
 
 # What qa-ray is measured against, in an environment of its own.
 .bench/installed: tests/benchmarks/peers.txt

@@ -29,7 +29,8 @@ class Scan(Datasource):
     def __init__(self, documents: Documents, row_groups: Sequence[RowGroup], storage: dict[str, Any]):
         super().__init__()
         self._documents, self._storage = documents, storage
-        self.tasks = gathered(row_groups)
+        # Where documents are long, as far as footers tell, first: the last minutes are not one actor's alone.
+        self.tasks = sorted(gathered(row_groups), key=_how_long, reverse=True)
 
     def get_name(self) -> str:
         """What the dashboard calls it, after "Read"."""
@@ -72,6 +73,11 @@ def gathered(row_groups: Sequence[RowGroup]) -> list[list[RowGroup]]:
             num_bytes, num_rows = group.num_bytes, group.num_rows
         gathered[-1].append(group)
     return gathered
+
+
+def _how_long(row_groups: Sequence[RowGroup]) -> int:
+    """The binary logarithm of a document's mean bytes: those within a factor of two stay in their order."""
+    return (sum(group.text_bytes for group in row_groups) // sum(group.num_rows for group in row_groups)).bit_length()
 
 
 def _read(uri: str, row_groups: list[RowGroup], columns: list[str], storage: dict[str, Any]) -> Iterator[pa.Table]:

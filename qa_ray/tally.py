@@ -18,7 +18,7 @@ COUNTERS = {
     "documents": "documents that are done",
     "windows": "windows that went through the model",
     "tokens": "tokens that went through the model",
-    "padding_tokens": "padding that went through the model",
+    "computed_tokens": "the same with their padding",
     "answers": "questions answered, null answers included",
     "rejects": "questions set aside",
     "seconds": "time that actors worked",
@@ -100,7 +100,7 @@ class Tally:
             counts.timed_seconds = time.monotonic() - self._first_batch_at
         self._metrics.add("windows", size.num_windows)
         self._metrics.add("tokens", size.num_tokens)
-        self._metrics.add("padding_tokens", size.num_computed - size.num_tokens)
+        self._metrics.add("computed_tokens", size.num_computed)
         self._metrics.add("memory_retreats", retreats)
 
     def add_tokenised(self, worker: str, documents: int, seconds: Mapping[str, float]) -> None:

@@ -1,5 +1,6 @@
 """A Ray cluster of real ``ray start`` processes on this machine, with token authentication, and the Job API."""
 
+import json
 import os
 import secrets
 import shutil
@@ -9,20 +10,50 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from running import kill_session
 from s3_server import free_ports, wait_until_open
 
-RAY = Path(sys.executable).parent / "ray"
+# Nodes of two CPUs, raylets on this machine, that Ray's autoscaler starts for those who ask, and ends when idle.
+AUTOSCALING: dict[str, Any] = {
+    "cluster_name": "qa-ray-tests", "max_workers": 3, "upscaling_speed": 10.0, "idle_timeout_minutes": 0.1,
+    "head_node_type": "head",
+    "available_node_types": {
+        "head": {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0},
+        "worker": {"resources": {"CPU": 2}, "node_config": {}, "min_workers": 0, "max_workers": 3},
+    },
+    "provider": {"type": "fake_multinode", "launch_multiple": True},
+    "auth": {}, "docker": {}, "file_mounts": {}, "cluster_synced_files": [], "file_mounts_sync_continuously": False,
+    "rsync_exclude": [], "rsync_filter": [], "initialization_commands": [], "setup_commands": [],
+    "head_setup_commands": [], "worker_setup_commands": [], "head_start_ray_commands": [],
+    "worker_start_ray_commands": [], "head_node": {}, "worker_nodes": {},
+}  # fmt: skip
+
+
+class Place(NamedTuple):
+    """Where a node runs: its address, and what makes a command run there."""
+
+    address: str = "127.0.0.1"
+    command: tuple[str, ...] = ()
+
+
+HERE = Place()
 
 
 class RayCluster:
-    """A head without CPUs, so without work, and the nodes that are added; all of it ends with the block."""
+    """A head without CPUs, so without work, and the nodes that are added; all of it ends with the block.
 
-    def __init__(self, environment: Mapping[str, str]):
+    ``python`` is the nodes' own; with ``autoscales`` more nodes come as they are asked for.
+    """
+
+    def __init__(
+        self, environment: Mapping[str, str], *, place: Place = HERE, python: str = "", autoscales: bool = False
+    ):
+        self._python = python or sys.executable
         # Sockets' paths must be short, so no test folder.
         self._folder = Path(tempfile.mkdtemp(prefix="qa-", dir="/tmp"))
         self.scratch = self._folder / "ray"
@@ -33,30 +64,43 @@ class RayCluster:
         self.environment = (
             {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
             | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token), "RAY_USAGE_STATS_ENABLED": "0"}
-            | {"PATH": f"{RAY.parent}{os.pathsep}{os.environ['PATH']}", **environment}
+            | {"PATH": f"{Path(self._python).parent}{os.pathsep}{os.environ['PATH']}", **environment}
         )
         self._port, self._dashboard_port = free_ports(2)
-        self.address = f"http://127.0.0.1:{self._dashboard_port}"
+        self._head = place.address
+        self.address = f"http://{place.address}:{self._dashboard_port}"
         self._nodes: list[subprocess.Popen] = []
         self._start(
-            "--head", f"--port={self._port}", "--num-cpus=0", "--dashboard-host=127.0.0.1",
+            place, "--head", f"--port={self._port}", "--num-cpus=0", f"--dashboard-host={place.address}",
             f"--dashboard-port={self._dashboard_port}", f"--temp-dir={self.scratch}",
+            *(self._autoscaling() if autoscales else ()),
         )  # fmt: skip
-        wait_until_open(self._dashboard_port)
+        wait_until_open(self._dashboard_port, place.address)
 
-    def add_node(self, num_cpus: int) -> subprocess.Popen:
+    def add_node(self, num_cpus: int, place: Place = HERE) -> subprocess.Popen:
         """A node with so many CPUs; its process may be killed."""
-        return self._start(f"--address=127.0.0.1:{self._port}", f"--num-cpus={num_cpus}")
+        return self._start(place, f"--address={self._head}:{self._port}", f"--num-cpus={num_cpus}")
 
-    def _start(self, *options: str) -> subprocess.Popen:
+    def _autoscaling(self) -> list[str]:
+        """The head's options; Ray's stand-in for a cloud must be told where the cluster is."""
+        provider = AUTOSCALING["provider"] | {"gcs_address": f"{self._head}:{self._port}"}
+        config = self._folder / "autoscaling.yaml"
+        config.write_text(json.dumps(AUTOSCALING | {"provider": provider}))
+        self.environment |= {"AUTOSCALER_UPDATE_INTERVAL_S": "1", "RAY_FAKE_CLUSTER": "1"}
+        return [f"--autoscaling-config={config}"]
+
+    def _start(self, place: Place, *options: str) -> subprocess.Popen:
         metrics, agent, grpc, runtime = free_ports(4)
         command = [
-            RAY, "start", "--block", "--node-ip-address=127.0.0.1", "--object-store-memory=200000000",
+            *place.command, self._python, "-m", "ray.scripts.scripts", "start", "--block",
+            f"--node-ip-address={place.address}", "--object-store-memory=200000000",
             f"--metrics-export-port={metrics}", f"--dashboard-agent-listen-port={agent}",
             f"--dashboard-agent-grpc-port={grpc}", f"--runtime-env-agent-port={runtime}", *options,
         ]  # fmt: skip
         with (self._folder / "log").open("ab") as log:
-            process = subprocess.Popen(command, env=self.environment, stdout=log, stderr=log, start_new_session=True)
+            process = subprocess.Popen(
+                command, cwd=self._folder, env=self.environment, stdout=log, stderr=log, start_new_session=True
+            )
         self._nodes.append(process)
         return process
 
@@ -69,11 +113,15 @@ class RayCluster:
         except urllib.error.HTTPError as error:
             return error.code, error.read().decode()
 
+    def num_nodes(self) -> int:
+        """How many are alive, the head among them."""
+        status, body = self.get("/nodes?view=summary", self.token)
+        return body.count('"ALIVE"') if status == 200 else 0
+
     def wait_for_nodes(self, number: int) -> None:
         """Until so many nodes are alive, the head among them."""
         for _ in range(240):
-            status, body = self.get("/nodes?view=summary", self.token)
-            if status == 200 and body.count('"ALIVE"') >= number:
+            if self.num_nodes() >= number:
                 return
             time.sleep(0.5)
         raise TimeoutError((self._folder / "log").read_text())
@@ -85,12 +133,20 @@ class RayCluster:
 
 
 @contextmanager
-def ray_cluster(num_cpus: int = 3, **environment: str) -> Iterator[RayCluster]:
-    """A cluster of a head and one node."""
-    cluster = RayCluster(environment)
+def ray_cluster(
+    num_cpus: int = 3,
+    *,
+    places: Sequence[Place] = (HERE, HERE),
+    python: str = "",
+    autoscales: bool = False,
+    **environment: str,
+) -> Iterator[RayCluster]:
+    """A cluster of a head and one node, or of a head alone if that would have no CPUs."""
+    cluster = RayCluster(environment, place=places[0], python=python, autoscales=autoscales)
     try:
-        cluster.add_node(num_cpus)
-        cluster.wait_for_nodes(2)
+        if num_cpus:
+            cluster.add_node(num_cpus, places[1])
+            cluster.wait_for_nodes(2)
         yield cluster
     finally:
         cluster.close()

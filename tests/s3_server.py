@@ -174,11 +174,11 @@ def free_ports(number: int) -> list[int]:
     return ports
 
 
-def wait_until_open(port: int) -> None:
+def wait_until_open(port: int, host: str = "127.0.0.1") -> None:
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         with socket.socket() as one:
-            if one.connect_ex(("127.0.0.1", port)) == 0:
+            if one.connect_ex((host, port)) == 0:
                 return
         time.sleep(0.05)
     raise TimeoutError(f"port {port} is still closed")

@@ -1,24 +1,19 @@
 """On a cluster of real nodes with a token: jobs submitted from a folder, with their code, and from the nodes' own."""
 
-import json
 import shutil
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from models import TEXT
+from cluster_jobs import DOCUMENTS, QUESTIONS, REPOSITORY, copy_of_the_code, job_in, report, run, submit
 from ray_cluster import RayCluster, ray_cluster
 from running import assert_same_answers, read_rows, write_config, write_job
 
-from qa_ray.config import AnswerConfig
 from qa_ray.pipeline import answer_documents
-
-REPOSITORY = Path(__file__).parents[1]
-DOCUMENTS = [{"document_id": f"d{i}", "text": f"{TEXT} Page {i}. " * 4} for i in range(12)]
-QUESTIONS = [{"question_id": "who", "question": "Who built the lighthouse?", "document_id": None}]
 
 
 @pytest.fixture(scope="module")
@@ -33,42 +28,6 @@ def expected(models: dict[str, str], tmp_path_factory: pytest.TempPathFactory, r
     job = job_in(tmp_path_factory.mktemp("local"), models)
     answer_documents(job)
     return read_rows(job, "answers")
-
-
-def job_in(folder: Path, models: dict[str, str], **settings: Any) -> AnswerConfig:
-    return write_job(folder, models["longformer"], DOCUMENTS, QUESTIONS, **settings)
-
-
-def run(cluster: RayCluster, *words: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """A command with the cluster's token in its environment."""
-    return subprocess.run(
-        [sys.executable, *words],
-        cwd="/",  # what stands in the current folder would come before all else
-        env=cluster.environment | environment,
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-
-
-def submit(cluster: RayCluster, *words: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    command = ("-m", "qa_ray.cli", "submit", "--address", cluster.address, *words)
-    return run(cluster, *command, **environment)
-
-
-def report(config: AnswerConfig) -> dict[str, Any]:
-    return json.loads((Path(config.output) / "run.json").read_text())
-
-
-def copy_of_the_code(folder: Path, version: str) -> Path:
-    """The repository's code with a version of its own, which tells whose code has run."""
-    for name in ("qa_ray", "jobs"):
-        shutil.copytree(
-            REPOSITORY / name, folder / name, ignore=shutil.ignore_patterns("models", "demo", "__pycache__")
-        )
-    (folder / "qa_ray" / "version.py").write_text(f'VERSION = "{version}"\n')
-    return folder
 
 
 def test_a_submitted_job_is_followed_and_answers_as_one_on_this_machine(
@@ -106,6 +65,33 @@ def test_a_folder_is_submitted_with_rays_own_command(cluster: RayCluster, models
     done = run(cluster, ray, *command, "config.yaml")
     assert done.returncode == 0, done.stdout + done.stderr
     assert report(job)["qa_ray"] == "0.0.1+folder"
+    assert_same_answers(read_rows(job, "answers"), expected)
+
+
+def installed_elsewhere(folder: Path, version: str) -> str:
+    """The Python of an environment with a wheel of qa-ray in it, and all else as here."""
+    code = copy_of_the_code(folder / "code", version)
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(REPOSITORY / name, code)
+    environment = folder / "environment"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", environment], check=True)
+    python, pip = str(environment / "bin" / "python"), [sys.executable, "-m", "pip"]
+    subprocess.run([*pip, "wheel", "--quiet", "--no-deps", "--wheel-dir", folder, code], check=True)
+    (wheel,) = folder.glob("qa_ray-*.whl")
+    subprocess.run([*pip, "--python", python, "install", "--quiet", "--no-deps", wheel], check=True)
+    (packages,) = environment.glob("lib/*/site-packages")
+    (packages / "others.pth").write_text(sysconfig.get_path("purelib"))
+    return python
+
+
+@pytest.mark.slow
+def test_nodes_with_an_installed_wheel_need_no_code(models, tmp_path: Path, expected):
+    python = installed_elsewhere(tmp_path / "wheel", "0.0.1+wheel")
+    job = job_in(tmp_path, models)
+    with ray_cluster(python=python) as cluster:
+        done = submit(cluster, write_config(tmp_path, job))
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert report(job)["qa_ray"] == "0.0.1+wheel"
     assert_same_answers(read_rows(job, "answers"), expected)
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.testing import assert_close
 from transformers import LongformerConfig, LongformerForQuestionAnswering
 
-from qa_ray.longformer import BLOCK_TOKENS, LongformerQA
+from qa_ray.longformer import BLOCK_TOKENS, FUSED_BLOCK_TOKENS, LongformerQA
 
 VOCAB_SIZE = 50
 
@@ -26,6 +26,11 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(num_threads)
+
+
+@pytest.fixture(autouse=True, params=[False, True], ids=["as a CPU", "as a GPU"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(LongformerQA, "always_fused", request.param)
 
 
 def random_model(attention_window: list[int], **overrides: Any) -> LongformerForQuestionAnswering:
@@ -92,7 +97,11 @@ def assert_same_as_transformers(model: LongformerForQuestionAnswering, lengths: 
 
 
 @pytest.mark.parametrize(
-    "num_tokens", [1, 2, 7, 8, 9, 15, 16, 17, 18, 40, BLOCK_TOKENS + 4, BLOCK_TOKENS + 5, 3 * BLOCK_TOKENS + 21]
+    "num_tokens",
+    [
+        *(1, 2, 7, 8, 9, 15, 16, 17, 18, 40, BLOCK_TOKENS + 4, BLOCK_TOKENS + 5, 3 * BLOCK_TOKENS + 21),
+        *(FUSED_BLOCK_TOKENS + 4, FUSED_BLOCK_TOKENS + 5, 3 * FUSED_BLOCK_TOKENS + 21),
+    ],
 )
 @pytest.mark.parametrize("attention_window", [[16, 16], [4, 16, 64]], ids=str)
 def test_logits_are_those_of_transformers_at_every_length(num_tokens: int, attention_window: list[int]):
@@ -113,9 +122,10 @@ def test_logits_are_those_of_transformers_for_any_batch(
     assert_same_as_transformers(random_model(attention_window), lengths, num_global)
 
 
-@pytest.mark.parametrize("reach", [BLOCK_TOKENS - 1, BLOCK_TOKENS, BLOCK_TOKENS + 1, BLOCK_TOKENS + 2])
-def test_the_reach_may_be_about_a_block(reach: int):
-    assert_same_as_transformers(random_model([2 * reach]), [3 * BLOCK_TOKENS + 21, 2 * BLOCK_TOKENS], [4, 9])
+@pytest.mark.parametrize("more", [-1, 0, 1, 2])
+@pytest.mark.parametrize("block", [BLOCK_TOKENS, FUSED_BLOCK_TOKENS])
+def test_the_reach_may_be_about_a_block(block: int, more: int):
+    assert_same_as_transformers(random_model([2 * (block + more)]), [3 * block + 21, 2 * block], [4, 9])
 
 
 def test_sixteen_windows_with_questions_of_all_lengths():

@@ -64,7 +64,7 @@ def test_prometheus_sees_what_is_counted(ray_session: None):
     (node,) = ray.nodes()
     url = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
     counters = {
-        "documents": 3, "windows": 2, "tokens": 90, "padding_tokens": 10, "answers": 6, "rejects": 1,
+        "documents": 3, "windows": 2, "tokens": 90, "computed_tokens": 100, "answers": 6, "rejects": 1,
     }  # fmt: skip
     expected = {rf"ray_qa_{name}_total{{.*}} {value}\.0" for name, value in counters.items()}
     expected |= {r"ray_qa_documents_waiting{.*} 2\.0", r"ray_qa_rejects_total{.*reason=\"no_tokens\""}

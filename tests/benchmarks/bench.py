@@ -1,6 +1,6 @@
 """qa-ray beside transformers 5, the question-answering pipeline of transformers 4.57 and Haystack: make bench.
 
-    python tests/benchmarks/bench.py [--rounds 5] [--only forward,share,job,reader] [--out bench.json]
+    python tests/benchmarks/bench.py [--rounds 5] [--only forward,share,job,reader,mixed] [--out bench.json]
 
 Every row compares contenders that took turns in one run, on the same windows and weights: medians, and the spread
 between the fastest and the slowest round. The floor is the operations of the window over the rate of matrix products
@@ -31,12 +31,14 @@ import ray
 import torch
 from rich.console import Console
 from rich.table import Table
+from torch import nn
 from transformers import LongformerConfig, LongformerForQuestionAnswering
 
 from qa_ray import Reader
 from qa_ray.checkpoints import open_checkpoint
 from qa_ray.config import AnswerConfig
 from qa_ray.logits import Forward, Model
+from qa_ray.packing import pack
 from qa_ray.pipeline import answer_documents
 from qa_ray.process import keep_memory
 from qa_ray.reader import ReadableDocument
@@ -76,10 +78,12 @@ def alternate(
     return seconds
 
 
+@torch.inference_mode()
 def matmul_rate(dtype: torch.dtype, size: int = 2048) -> float:
-    """Operations per second of a product of square matrices."""
-    a, b = (torch.randn(size, size).to(dtype) for _ in range(2))
-    seconds = alternate({"product": lambda: a @ b}, 7)["product"]
+    """Operations per second of a product of square matrices, packed (15 % and more above ``a @ b`` in float32)."""
+    layer, x = nn.Sequential(nn.Linear(size, size, dtype=dtype)), torch.randn(size, size).to(dtype)
+    pack(layer)
+    seconds = alternate({"product": lambda: layer(x)}, 15)["product"]
     return 2 * size**3 / min(seconds)
 
 
@@ -102,7 +106,7 @@ def operations(config: LongformerConfig, num_tokens: int, num_global: int) -> fl
 def random_windows(vocab_size: int, num_windows: int, num_tokens: int) -> tuple[Any, ...]:
     """A batch as logits.Model takes it."""
     ids_N = np.random.default_rng(0).integers(10, vocab_size - 1, num_windows * num_tokens)
-    return ids_N, np.full(num_windows, num_tokens), np.full(num_windows, NUM_QUESTION_TOKENS), 0
+    return ids_N, np.full(num_windows, num_tokens), np.full(num_windows, NUM_QUESTION_TOKENS)
 
 
 @contextmanager
@@ -181,28 +185,31 @@ class Peer:
         return told["seconds"]
 
 
-def longest_document(folder: Path | None) -> tuple[str, list[str]]:
-    """The longest text of two tables as ``prepare`` makes them (by default the demo's), and its questions."""
+def asked_documents(folder: Path | None) -> list[tuple[str, list[str]]]:
+    """The texts of two tables as ``prepare`` makes them (by default the demo's) and their questions, longest last."""
     if not folder:
         questions = [json.loads(line) for line in Path("qa_ray/demo/questions.jsonl").read_text().splitlines()]
         texts = {path.stem: path.read_text() for path in Path("qa_ray/demo/documents").glob("*.txt")}
     else:
         questions = ds.dataset(folder / "questions").to_table().to_pylist()
         texts = {row["document_id"]: row["text"] for row in ds.dataset(folder / "documents").to_table().to_pylist()}
-    longest = max(texts, key=lambda name: len(texts[name]))
-    return texts[longest], [row["question"] for row in questions if row.get("document_id") in (longest, None)]
+    of_document: dict[str | None, list[str]] = {}
+    for row in questions:
+        of_document.setdefault(row.get("document_id"), []).append(row["question"])
+    asked = [(text, of_document.get(name, []) + of_document.get(None, [])) for name, text in texts.items()]
+    return sorted((pair for pair in asked if pair[1]), key=lambda pair: len(pair[0]))
 
 
 def reader_rows(rounds: int, peers: Path, data: Path | None) -> Iterator[Row]:
     """The whole way from text to answers, beside the other tools."""
     model = open_checkpoint("default").folder
-    text, questions = longest_document(data)
+    text, questions = asked_documents(data)[-1]
     with ExitStack() as stack:
         peer = {
             f"{name}, float32": stack.enter_context(Peer(kind, peers / "bin" / "python", model))
             for kind, name in (("pipeline", "transformers 4.57 pipeline"), ("haystack", "Haystack"))
         }
-        for max_tokens, overlap, num_questions in ((384, 128, 10), (4096, 512, 10)):
+        for max_tokens, overlap, num_questions in ((384, 128, 5), (4096, 512, 5)):
             asked = (questions * num_questions)[:num_questions]
             windows: dict[str, Any] = {"max_tokens": max_tokens, "overlap_tokens": overlap}
             readers = {
@@ -238,7 +245,7 @@ def share_rows(rounds: int, data: Path | None) -> Iterator[Row]:
     """The reader (windows, batches, forward, spans, answers) against its forward passes alone."""
     for max_tokens, overlap in ((384, 128), (4096, 512)):
         reader = Reader("default", device="cpu", max_tokens=max_tokens, overlap_tokens=overlap)
-        text, questions = longest_document(data)
+        text, questions = asked_documents(data)[-1]
         asked = [reader.tokeniser.question(question) for question in questions]
         document = ReadableDocument(text, reader.tokeniser(text), asked)
         work: dict[str, Callable[[], object]] = {
@@ -268,19 +275,12 @@ def forward_all(model: Model, batches: list[tuple[Any, ...]]) -> None:
 
 def job_rows(rounds: int, peers: Path, data: Path | None) -> Iterator[Row]:
     """Seconds for 100 windows of the answer job after its start, of its model alone, and of another tool."""
-    text, questions = longest_document(data)
+    text, questions = asked_documents(data)[-1]
     asked = questions[:4]
     windows: dict[str, Any] = {"max_tokens": 384, "overlap_tokens": 128}
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
-        ids = [f"d{i}" for i in range(12)]
-        tables = {
-            "documents": {"document_id": ids, "text": [text] * len(ids)},
-            "questions": {"question_id": [*map(str, range(len(asked)))], "question": asked},
-        }
-        for name, columns in tables.items():
-            pq.write_table(pa.table(columns), f"{folder}/{name}.parquet", row_group_size=1)
-        ray.init(address="local", num_cpus=num_cores() + SPARE_CPUS, include_dashboard=False, log_to_driver=False)
-        stack.callback(ray.shutdown)
+        write_tables(folder, [(text, asked)] * 8)
+        stack.enter_context(local_ray())
         for dtype in ("float32", "bfloat16"):
             reader = Reader("default", device="cpu", dtype=dtype, **windows)
             tokens = [reader.tokeniser.question(question) for question in asked]
@@ -303,6 +303,31 @@ def job_rows(rounds: int, peers: Path, data: Path | None) -> Iterator[Row]:
                 yield Row(f"100 windows of 384/128 in {dtype}", contender, seconds)
 
 
+def write_tables(folder: str, asked: list[tuple[str, list[str]]]) -> None:
+    """The inputs of a job, a document at a time."""
+    ids = [f"d{i}" for i in range(len(asked))]
+    of_question = [
+        (document_id, text) for document_id, (_, questions) in zip(ids, asked, strict=True) for text in questions
+    ]
+    tables = {
+        "documents": {"document_id": ids, "text": [text for text, _ in asked]},
+        "questions": {
+            "question_id": [*map(str, range(len(of_question)))],
+            "document_id": [document_id for document_id, _ in of_question],
+            "question": [text for _, text in of_question],
+        },
+    }
+    for name, columns in tables.items():
+        pq.write_table(pa.table(columns), f"{folder}/{name}.parquet", row_group_size=1)
+
+
+@contextmanager
+def local_ray() -> Iterator[None]:
+    ray.init(address="local", num_cpus=num_cores() + SPARE_CPUS, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
 def bare(reader: Reader, document: ReadableDocument, num_threads: int, num_windows: int) -> float:
     """The forward passes of a document's windows, ready made."""
     torch.set_num_threads(num_threads)
@@ -321,6 +346,37 @@ def run_job(folder: str, config: dict[str, Any]) -> float:
     manifest = answer_documents(AnswerConfig(**paths, output=output, **config))
     shutil.rmtree(output)
     return 100 / manifest["windows_per_second"]
+
+
+def mixed_rows(rounds: int, peers: Path, data: Path | None, num_documents: int, num_questions: int) -> Iterator[Row]:
+    """The whole job on documents of mixed lengths, long windows, beside the pipeline on the same: s for 100 windows."""
+    windows: dict[str, Any] = {"max_tokens": 4096, "overlap_tokens": 512}
+    documents = asked_documents(data)
+    places = [len(documents) * (2 * i + 1) // (2 * num_documents) for i in range(num_documents)]
+    chosen = [(documents[i][0], (documents[i][1] * num_questions)[:num_questions]) for i in places]
+    reader = Reader("default", device="cpu", **windows)
+    num_windows = 0
+    for text, asked in chosen:
+        tokens = [reader.tokeniser.question(question) for question in asked]
+        document = ReadableDocument(text, reader.tokeniser(text), tokens)
+        num_windows += sum(len(reader.pair(document, ids, reader.settings).windows) for ids in tokens)
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        write_tables(folder, chosen * 2)
+        stack.enter_context(local_ray())
+        python = peers / "bin" / "python"
+        peer = stack.enter_context(Peer("pipeline", python, open_checkpoint("default").folder))
+        jobs = [{"document": text, "questions": asked, "max_answer_tokens": 30, **windows} for text, asked in chosen]
+        work: dict[str, Callable[[], object]] = {
+            f"job, {dtype}": partial(
+                run_job, folder, {"runner": {"device": "cpu", "dtype": dtype}, "windows": windows, "preview": 0}
+            )
+            for dtype in ("float32", "bfloat16")
+        }
+        work["transformers 4.57 pipeline, float32"] = lambda: sum(map(peer.read, jobs)) * 100 / num_windows
+        lengths = ", ".join(f"{len(text):,}" for text, _ in chosen)
+        task = f"{lengths} characters × {num_questions} questions: 100 windows of 4,096/512"
+        for contender, seconds in alternate(work, rounds, warm_up=False).items():
+            yield Row(task, contender, seconds)
 
 
 def per_100_windows(peer: Peer, job: dict[str, Any], num_windows: int) -> float:
@@ -355,6 +411,8 @@ def main() -> None:
     parser.add_argument("--only", default="forward,share,job,reader")
     parser.add_argument("--peers", type=Path, default=Path(".bench"), help="the environment of peers.txt")
     parser.add_argument("--data", type=Path, help="a folder with documents/ and questions/; the demo's are the default")
+    parser.add_argument("--documents", type=int, default=4, help="of how many lengths, for mixed")
+    parser.add_argument("--questions", type=int, default=10, help="how many of each, for mixed")
     parser.add_argument("--out", type=Path, default=Path("build/bench.json"))
     given = parser.parse_args()
     torch.set_num_threads(num_cores())
@@ -369,6 +427,7 @@ def main() -> None:
         "share": lambda: share_rows(given.rounds, given.data),
         "job": lambda: job_rows(given.rounds, given.peers, given.data),
         "reader": lambda: reader_rows(given.rounds, given.peers, given.data),
+        "mixed": lambda: mixed_rows(given.rounds, given.peers, given.data, given.documents, given.questions),
     }
     for name in given.only.split(","):
         rows += parts[name]()

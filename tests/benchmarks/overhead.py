@@ -1,0 +1,76 @@
+"""What the job itself costs: many tiny documents, and a model that answers at once.
+
+    python tests/benchmarks/overhead.py [10000 100000]
+
+Each number of documents is a job in a process of its own: seconds for all of it (Ray's start as well), documents a
+second, and the most memory that the driver ever held, which should not grow with the corpus.
+"""
+
+import json
+import logging
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+HERE = Path(__file__).parent
+
+
+def stand_in() -> None:
+    """In every worker: all logits are 0, at once."""
+    import torch
+
+    from qa_ray.logits import Model
+
+    def at_once(self, ids_N, length_B, before_middle_B):
+        return torch.zeros(len(ids_N)), torch.zeros(len(ids_N))
+
+    setattr(Model, "__call__", at_once)  # noqa: B010
+
+
+def job(num_documents: int) -> None:
+    """Prints the job's figures as a line of JSON."""
+    import ray
+
+    from qa_ray.config import AnswerConfig, check_config
+    from qa_ray.pipeline import answer_documents
+    from qa_ray.resources import SPARE_CPUS, num_cores
+
+    hook = {"worker_process_setup_hook": "overhead.stand_in"}
+    with tempfile.TemporaryDirectory() as folder:
+        ids = [f"d{i:06}" for i in range(num_documents)]
+        texts = [f"Ada Vane built lighthouse number {i} at Cape Blanco in 1871." for i in range(num_documents)]
+        pq.write_table(pa.table({"document_id": ids, "text": texts}), f"{folder}/documents.parquet")
+        asked = {"question_id": ["who"], "question": ["Who built the lighthouse?"]}
+        pq.write_table(pa.table(asked), f"{folder}/questions.parquet")
+        places = {name: f"{folder}/{name}.parquet" for name in ("documents", "questions")}
+        values = {**places, "output": f"{folder}/output", "preview": 0, "runner": {"device": "cpu"}}
+        ray.init(
+            address="local", num_cpus=num_cores() + SPARE_CPUS, include_dashboard=False, log_to_driver=False,
+            logging_level=logging.ERROR, runtime_env=hook,
+        )  # fmt: skip
+        started = time.perf_counter()
+        manifest = answer_documents(check_config(AnswerConfig, values, "overhead.py"))
+        seconds = time.perf_counter() - started
+    assert manifest["counts"]["answers"] == num_documents
+    figures = {
+        "documents": num_documents,
+        "seconds": round(seconds, 1),
+        "documents_per_second": round(num_documents / seconds),
+        "ms_per_document": round(1000 * seconds / num_documents, 2),
+        "peak_driver_mb": manifest["peak_memory_mb"]["driver"],
+    }
+    print(json.dumps(figures), flush=True)  # noqa: T201
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["job"]:
+        job(int(sys.argv[2]))
+    for number in [] if sys.argv[1:2] == ["job"] else sys.argv[1:] or ["10000", "100000"]:
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])}
+        subprocess.run([sys.executable, __file__, "job", number], env=environment, check=True)

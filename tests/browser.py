@@ -1,0 +1,59 @@
+"""Headless Chromium, to read a page as a person does."""
+
+import asyncio
+import base64
+import itertools
+import re
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+from running import kill_session
+
+
+def read_page(url: str, headers: Mapping[str, str], wanted: str, picture: Path, seconds: float = 60) -> str:
+    """The text of a page as soon as it has what is ``wanted``, or that at the end; and a picture of it then."""
+    command = [
+        "chromium", "--headless=new", "--no-sandbox", "--disable-gpu", "--remote-debugging-port=0",
+        "--window-size=1600,1400", f"--user-data-dir={picture}.profile", "about:blank",
+    ]  # fmt: skip
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    try:
+        assert process.stderr
+        address = next(found[1] for line in process.stderr if (found := re.search(r"ws://([\d.]+:\d+)/", line)))
+        return asyncio.run(_read(address, url, headers, wanted, picture, seconds))
+    finally:
+        kill_session(process)
+
+
+async def _read(address: str, url: str, headers: Mapping[str, str], wanted: str, picture: Path, seconds: float) -> str:
+    async with aiohttp.ClientSession() as session:
+        async with session.put(f"http://{address}/json/new") as answer:
+            tab = (await answer.json())["webSocketDebuggerUrl"]
+        async with session.ws_connect(tab, max_msg_size=0) as socket:
+            numbers = itertools.count(1)
+
+            async def call(method: str, **parameters: Any) -> Any:
+                number = next(numbers)
+                await socket.send_json({"id": number, "method": method, "params": parameters})
+                while (message := await socket.receive_json()).get("id") != number:
+                    pass
+                return message["result"]
+
+            await call("Network.enable")
+            await call("Network.setExtraHTTPHeaders", headers=dict(headers))
+            await call("Page.navigate", url=url)
+            text = ""
+            for _ in range(int(seconds)):
+                await asyncio.sleep(1)
+                found = await call("Runtime.evaluate", expression="document.body.innerText")
+                text = found["result"].get("value", "")
+                if wanted in text:
+                    break
+            image = await call("Page.captureScreenshot")
+            picture.write_bytes(base64.b64decode(image["data"]))
+            return text
