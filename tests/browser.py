@@ -13,7 +13,7 @@ import aiohttp
 from running import kill_session
 
 
-def read_page(url: str, headers: Mapping[str, str], wanted: str, picture: Path, seconds: float = 60) -> str:
+def read_page(url: str, headers: Mapping[str, str], wanted: str, picture: Path, seconds: int = 60) -> str:
     """The text of a page as soon as it has what is ``wanted``, or that at the end; and a picture of it then."""
     command = [
         "chromium", "--headless=new", "--no-sandbox", "--disable-gpu", "--remote-debugging-port=0",
@@ -30,7 +30,7 @@ def read_page(url: str, headers: Mapping[str, str], wanted: str, picture: Path, 
         kill_session(process)
 
 
-async def _read(address: str, url: str, headers: Mapping[str, str], wanted: str, picture: Path, seconds: float) -> str:
+async def _read(address: str, url: str, headers: Mapping[str, str], wanted: str, picture: Path, seconds: int) -> str:
     async with aiohttp.ClientSession() as session:
         async with session.put(f"http://{address}/json/new") as answer:
             tab = (await answer.json())["webSocketDebuggerUrl"]
@@ -48,12 +48,11 @@ async def _read(address: str, url: str, headers: Mapping[str, str], wanted: str,
             await call("Network.setExtraHTTPHeaders", headers=dict(headers))
             await call("Page.navigate", url=url)
             text = ""
-            for _ in range(int(seconds)):
+            for _ in range(seconds):
                 await asyncio.sleep(1)
                 found = await call("Runtime.evaluate", expression="document.body.innerText")
                 text = found["result"].get("value", "")
                 if wanted in text:
                     break
-            image = await call("Page.captureScreenshot")
-            picture.write_bytes(base64.b64decode(image["data"]))
+            picture.write_bytes(base64.b64decode((await call("Page.captureScreenshot"))["data"]))
             return text

@@ -146,7 +146,7 @@ def ray_cluster(
     try:
         if num_cpus:
             cluster.add_node(num_cpus, places[1])
-            cluster.wait_for_nodes(2)
+        cluster.wait_for_nodes(2 if num_cpus else 1)
         yield cluster
     finally:
         cluster.close()

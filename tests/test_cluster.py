@@ -9,7 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cluster_jobs import DOCUMENTS, QUESTIONS, REPOSITORY, copy_of_the_code, job_in, report, run, submit
+from cluster_jobs import (
+    DOCUMENTS,
+    QUESTIONS,
+    REPOSITORY,
+    copy_of_the_code,
+    ended,
+    job_in,
+    report,
+    run,
+    start,
+    submit,
+    wait_until,
+)
 from ray_cluster import RayCluster, ray_cluster
 from running import assert_same_answers, read_rows, write_config, write_job
 
@@ -140,12 +152,8 @@ def test_a_job_waits_for_nodes_that_come_later(models, tmp_path: Path):
         done = submit(cluster, config, "runner.wait_seconds=1")
         assert done.returncode == 1
         assert "need 3 CPUs, and Ray has 1" in done.stdout
-        done = submit(cluster, config, "--no-wait")
-        assert done.returncode == 0
+        id_ = start(cluster, config)
+        wait_until(lambda: "waiting up to 600 s for nodes" in cluster.get(f"/api/jobs/{id_}/logs", cluster.token)[1])
         cluster.add_node(3)
-        (id_,) = {word.strip(":") for word in done.stdout.split() if word.startswith("raysubmit_")}
-        ray = Path(sys.executable).parent / "ray"
-        followed = run(cluster, ray, "job", "logs", "--follow", "--address", cluster.address, id_)
-        assert "waiting up to 600 s for nodes" in followed.stdout
-        assert "12/12 documents" in followed.stdout
+        assert wait_until(lambda: ended(cluster, id_)) == "SUCCEEDED"
         assert len(read_rows(job, "answers")) == 12

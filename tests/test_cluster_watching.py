@@ -98,10 +98,11 @@ def test_rays_dashboard_shows_a_run_to_who_has_the_token_by_names_that_people_kn
     with ray_cluster() as cluster:
         id_ = start(cluster, write_config(tmp_path, job))
         wait_until(lambda: parts(job))
-        page, token = f"{cluster.address}/#/jobs/{id_}", {"Authorization": f"Bearer {cluster.token}"}
-        text = read_page(page, token, "AnswerDocuments", tmp_path / "job.png")
+        page, token = f"{cluster.address}/#/actors", {"Authorization": f"Bearer {cluster.token}"}
+        text = read_page(page, token, "AnswerDocuments", tmp_path / "actors.png")
         assert "TokeniseDocuments" in text
         assert "AnswerDocuments" in text
-        text = read_page(page, {}, "AnswerDocuments", tmp_path / "stranger.png", seconds=10)
+        text = read_page(page, {}, "Authentication Token Required", tmp_path / "stranger.png")
+        assert "Authentication Token Required" in text
         assert "Documents" not in text
         assert wait_until(lambda: ended(cluster, id_)) == "SUCCEEDED"

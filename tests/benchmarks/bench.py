@@ -3,8 +3,8 @@
     python tests/benchmarks/bench.py [--rounds 5] [--only forward,share,job,reader,mixed] [--out bench.json]
 
 Every row compares contenders that took turns in one run, on the same windows and weights: medians, and the spread
-between the fastest and the slowest round. The floor is the operations of the window over the rate of matrix products
-that this machine reached in this run.
+between the fastest and the slowest round. The floor is the operations of the window over the rate of matrix products,
+which took turns with the contenders.
 """
 
 import argparse
@@ -78,13 +78,16 @@ def alternate(
     return seconds
 
 
-@torch.inference_mode()
-def matmul_rate(dtype: torch.dtype, size: int = 2048) -> float:
-    """Operations per second of a product of square matrices, packed (15 % and more above ``a @ b`` in float32)."""
-    layer, x = nn.Sequential(nn.Linear(size, size, dtype=dtype)), torch.randn(size, size).to(dtype)
+MATRIX_SIZE = 2048
+
+
+def matrix_product(dtype: str) -> Callable[[], object]:
+    """A product of two square matrices, the one packed (15 % and more above the rate of ``a @ b`` in float32)."""
+    kind = getattr(torch, dtype)
+    layer, x = nn.Sequential(nn.Linear(MATRIX_SIZE, MATRIX_SIZE, dtype=kind)), torch.randn(MATRIX_SIZE, MATRIX_SIZE)
     pack(layer)
-    seconds = alternate({"product": lambda: layer(x)}, 15)["product"]
-    return 2 * size**3 / min(seconds)
+    x = x.to(kind)
+    return torch.inference_mode()(lambda: layer(x))
 
 
 def operations(config: LongformerConfig, num_tokens: int, num_global: int) -> float:
@@ -121,13 +124,13 @@ def longformer_base() -> Iterator[str]:
         yield folder
 
 
-def forward_rows(rounds: int, rates: dict[str, float]) -> Iterator[Row]:
+def forward_rows(rounds: int) -> Iterator[Row]:
     with longformer_base() as base:
-        yield from forwards("default model", open_checkpoint("default").folder, rounds, rates)
-        yield from forwards("Longformer-base", base, rounds, rates)
+        yield from forwards("default model", open_checkpoint("default").folder, rounds)
+        yield from forwards("Longformer-base", base, rounds)
 
 
-def forwards(name: str, folder: str, rounds: int, rates: dict[str, float]) -> Iterator[Row]:
+def forwards(name: str, folder: str, rounds: int) -> Iterator[Row]:
     config = LongformerConfig.from_pretrained(folder)
     whose: dict[str, Forward] = {"qa-ray": "auto", "transformers 5": "transformers"}
     models = {
@@ -137,11 +140,16 @@ def forwards(name: str, folder: str, rounds: int, rates: dict[str, float]) -> It
     }
     for num_windows, num_tokens in ((1, 4096), (1, 2048), (5, 384)):
         batch = random_windows(config.vocab_size, num_windows, num_tokens)
-        floor = num_windows * operations(config, num_tokens, NUM_QUESTION_TOKENS)
+        num_operations = num_windows * operations(config, num_tokens, NUM_QUESTION_TOKENS)
         work: dict[str, Callable[[], object]] = {key: partial(model, *batch) for key, model in models.items()}
-        for contender, seconds in alternate(work, rounds).items():
+        work |= {dtype: matrix_product(dtype) for dtype in ("float32", "bfloat16")}
+        seconds = alternate(work, rounds)
+        rates = {dtype: 2 * MATRIX_SIZE**3 / min(seconds.pop(dtype)) for dtype in ("float32", "bfloat16")}
+        for contender, taken in seconds.items():
+            dtype = contender.split(", ")[1]
             task = f"{name}, forward, {num_windows} × {num_tokens:,} tokens"
-            yield Row(task, contender, seconds, floor / rates[contender.split(", ")[1]])
+            notes = {"gflops": rates[dtype] / 1e9}
+            yield Row(task, contender, taken, num_operations / rates[dtype], notes)
     batch = random_windows(config.vocab_size, 2, 4096)
     exact = models.pop("transformers 5, float32")(*batch)[0]
     for contender, model in models.items():
@@ -399,7 +407,7 @@ def show(rows: list[Row], console: Console) -> None:
                 table.add_row(name, row.contender, f"{row.notes['relative']:.1e}", "", "", "")
                 continue
             spread = f"{min(row.seconds):.3f}–{max(row.seconds):.3f}"
-            floor = f"{row.floor_s / row.median:.0%}" if row.floor_s else ""
+            floor = f"{row.floor_s / row.median:.0%} at {row.notes['gflops']:,.0f} GFLOP/s" if row.floor_s else ""
             table.add_row(name, row.contender, f"{row.median:.3f}", spread, floor, f"{slowest / row.median:.2f}")
         table.add_section()
     console.print(table)
@@ -418,12 +426,9 @@ def main() -> None:
     torch.set_num_threads(num_cores())
     keep_memory()
     console = Console(width=160 if not sys.stdout.isatty() else None)
-    rates = {dtype: matmul_rate(getattr(torch, dtype)) for dtype in ("float32", "bfloat16")}
-    for dtype, rate in rates.items():
-        console.print(f"matrix products in {dtype}: {rate / 1e9:,.0f} GFLOP/s on {torch.get_num_threads()} threads")
     rows: list[Row] = []
     parts: dict[str, Callable[[], Iterator[Row]]] = {
-        "forward": lambda: forward_rows(given.rounds, rates),
+        "forward": lambda: forward_rows(given.rounds),
         "share": lambda: share_rows(given.rounds, given.data),
         "job": lambda: job_rows(given.rounds, given.peers, given.data),
         "reader": lambda: reader_rows(given.rounds, given.peers, given.data),
@@ -433,7 +438,7 @@ def main() -> None:
         rows += parts[name]()
     show(rows, console)
     given.out.parent.mkdir(parents=True, exist_ok=True)
-    given.out.write_text(json.dumps({"rates": rates, "rows": [vars(row) for row in rows]}, indent=1))
+    given.out.write_text(json.dumps([vars(row) for row in rows], indent=1))
 
 
 if __name__ == "__main__":
