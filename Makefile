@@ -31,7 +31,7 @@ demo: install
 	touch $@
 
 test: install .swift/installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-faults: install .swift/installed
 	$(BIN)/python -m pytest -m slow -s --durations=0 tests/test_faults.py
