@@ -89,7 +89,8 @@ class LongformerQA(nn.Module):
         x_ND = embeddings(input_ids_N[None], position_ids=position_N[None])[0]
         layers = cast("list[LongformerLayer]", self.longformer.encoder.layer)
         reaches = {layer.attention.self.one_sided_attn_window_size for layer in layers}
-        drops = self.training and any(layer.attention.self.dropout for layer in layers)
+        # Their own mode: this module is new, and in training, also round a model that was set to eval.
+        drops = any(layer.attention.self.training and layer.attention.self.dropout for layer in layers)
         given = lengths_B, num_global_B, _dtype(x_ND), x_ND.device
         by_reach = (
             _blocks

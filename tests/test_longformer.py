@@ -202,6 +202,12 @@ def test_gradients_are_those_of_transformers(lengths: list[int], num_global: lis
         assert_close(ours[name], gradient, atol=1e-4 * largest, rtol=0, msg=lambda text, name=name: f"{name}: {text}")
 
 
+def test_a_cpu_attends_by_hand_to_what_is_not_to_be_trained(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(LongformerQA, "always_fused", False)
+    monkeypatch.delattr("qa_ray.longformer._fused_blocks")
+    our_logits(random_model([16], attention_probs_dropout_prob=0.1), random_windows([30]), [30], [4])
+
+
 def test_training_drops_out_and_evaluation_does_not():
     model, ids_BT = (
         random_model([16, 8], hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.5),
