@@ -14,7 +14,9 @@ from torch import Tensor
 from torch.testing import assert_close
 from transformers import LongformerConfig, LongformerForQuestionAnswering
 
-from qa_ray.longformer import BLOCK_TOKENS, FUSED_BLOCK_TOKENS, LongformerQA
+from qa_ray import attention_fused
+from qa_ray.attention_by_hand import BLOCK_TOKENS
+from qa_ray.longformer import LongformerQA
 
 VOCAB_SIZE = 50
 
@@ -100,7 +102,7 @@ def assert_same_as_transformers(model: LongformerForQuestionAnswering, lengths: 
     "num_tokens",
     [
         *(1, 2, 7, 8, 9, 15, 16, 17, 18, 40, BLOCK_TOKENS + 4, BLOCK_TOKENS + 5, 3 * BLOCK_TOKENS + 21),
-        *(FUSED_BLOCK_TOKENS + 4, FUSED_BLOCK_TOKENS + 5, 3 * FUSED_BLOCK_TOKENS + 21),
+        *(attention_fused.BLOCK_TOKENS + 4, attention_fused.BLOCK_TOKENS + 5, 3 * attention_fused.BLOCK_TOKENS + 21),
     ],
 )
 @pytest.mark.parametrize("attention_window", [[16, 16], [4, 16, 64]], ids=str)
@@ -123,7 +125,7 @@ def test_logits_are_those_of_transformers_for_any_batch(
 
 
 @pytest.mark.parametrize("more", [-1, 0, 1, 2])
-@pytest.mark.parametrize("block", [BLOCK_TOKENS, FUSED_BLOCK_TOKENS])
+@pytest.mark.parametrize("block", [BLOCK_TOKENS, attention_fused.BLOCK_TOKENS])
 def test_the_reach_may_be_about_a_block(block: int, more: int):
     assert_same_as_transformers(random_model([2 * (block + more)]), [3 * block + 21, 2 * block], [4, 9])
 
@@ -204,7 +206,7 @@ def test_gradients_are_those_of_transformers(lengths: list[int], num_global: lis
 
 def test_a_cpu_attends_by_hand_to_what_is_not_to_be_trained(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(LongformerQA, "always_fused", False)
-    monkeypatch.delattr("qa_ray.longformer._fused_blocks")
+    monkeypatch.delattr("qa_ray.longformer.all_at_once")
     our_logits(random_model([16], attention_probs_dropout_prob=0.1), random_windows([30]), [30], [4])
 
 
