@@ -1,0 +1,93 @@
+"""The bare forward pass beside that of transformers 5, and beside the products that it needs."""
+
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, cast
+
+import numpy as np
+import torch
+from rounds import Row, alternate
+from torch import nn
+from transformers import LongformerConfig, LongformerForQuestionAnswering
+
+from qa_ray.checkpoints import open_checkpoint
+from qa_ray.logits import Forward, Model
+from qa_ray.packing import pack
+
+NUM_QUESTION_TOKENS = 14
+MATRIX_SIZE = 2048
+
+
+def matrix_product(dtype: str) -> Callable[[], object]:
+    """A product of two square matrices, the one packed (15 % and more above the rate of ``a @ b`` in float32)."""
+    kind = getattr(torch, dtype)
+    layer, x = nn.Sequential(nn.Linear(MATRIX_SIZE, MATRIX_SIZE, dtype=kind)), torch.randn(MATRIX_SIZE, MATRIX_SIZE)
+    pack(layer)
+    x = x.to(kind)
+    return torch.inference_mode()(lambda: layer(x))
+
+
+def operations(config: LongformerConfig, num_tokens: int, num_global: int) -> float:
+    """What exact attention needs for a window: a multiplication and an addition are two operations."""
+    width, inner = config.hidden_size, config.intermediate_size
+    total = 0.0
+    for attention_window in cast("list[int]", config.attention_window):
+        per_token = 2 * (6 * width**2 + 2 * width * inner)  # q, k, v, global k and v, output; feed-forward
+        reach = attention_window // 2
+        keys = sum(min(i + reach, num_tokens - 1) - max(i - reach, 0) + 1 for i in range(num_tokens))
+        scores = keys + 2 * num_global * num_tokens
+        total += per_token * num_tokens + 2 * width**2 * num_global + 4 * width * scores
+    return total
+
+
+def random_windows(vocab_size: int, num_windows: int, num_tokens: int) -> tuple[Any, ...]:
+    """A batch as logits.Model takes it."""
+    ids_N = np.random.default_rng(0).integers(10, vocab_size - 1, num_windows * num_tokens)
+    return ids_N, np.full(num_windows, num_tokens), np.full(num_windows, NUM_QUESTION_TOKENS)
+
+
+@contextmanager
+def longformer_base() -> Iterator[str]:
+    """A folder with random weights in the sizes of allenai/longformer-base-4096."""
+    with tempfile.TemporaryDirectory() as folder:
+        torch.manual_seed(0)
+        config = LongformerConfig(
+            vocab_size=1000, max_position_embeddings=4098, type_vocab_size=1, attention_window=[512] * 12
+        )
+        LongformerForQuestionAnswering(config).save_pretrained(folder)
+        yield folder
+
+
+def forward_rows(rounds: int) -> Iterator[Row]:
+    with longformer_base() as base:
+        yield from forwards("default model", open_checkpoint("default").folder, rounds)
+        yield from forwards("Longformer-base", base, rounds)
+
+
+def forwards(name: str, folder: str, rounds: int) -> Iterator[Row]:
+    config = LongformerConfig.from_pretrained(folder)
+    whose: dict[str, Forward] = {"qa-ray": "auto", "transformers 5": "transformers"}
+    models = {
+        f"{name}, {dtype}": Model(folder, document_type_id=0, device="cpu", dtype=dtype, forward=forward)
+        for dtype in ("float32", "bfloat16")
+        for name, forward in whose.items()
+    }
+    for num_windows, num_tokens in ((1, 4096), (1, 2048), (5, 384)):
+        batch = random_windows(config.vocab_size, num_windows, num_tokens)
+        num_operations = num_windows * operations(config, num_tokens, NUM_QUESTION_TOKENS)
+        work: dict[str, Callable[[], object]] = {key: partial(model, *batch) for key, model in models.items()}
+        work |= {dtype: matrix_product(dtype) for dtype in ("float32", "bfloat16")}
+        seconds = alternate(work, rounds)
+        rates = {dtype: 2 * MATRIX_SIZE**3 / min(seconds.pop(dtype)) for dtype in ("float32", "bfloat16")}
+        for contender, taken in seconds.items():
+            dtype = contender.split(", ")[1]
+            task = f"{name}, forward, {num_windows} × {num_tokens:,} tokens"
+            notes = {"gflops": rates[dtype] / 1e9}
+            yield Row(task, contender, taken, num_operations / rates[dtype], notes)
+    batch = random_windows(config.vocab_size, 2, 4096)
+    exact = models.pop("transformers 5, float32")(*batch)[0]
+    for contender, model in models.items():
+        difference = float((model(*batch)[0] - exact).abs().max() / exact.abs().max())
+        yield Row(f"{name}, largest difference of logits", contender, [], notes={"relative": difference})

@@ -1,0 +1,137 @@
+"""The answer job on Ray: beside its model alone, with more actors, and beside the pipeline of transformers 4.57."""
+
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray
+import torch
+from reading import Peer, asked_documents, forward_all, recorded
+from rounds import Row, alternate
+
+from qa_ray import Reader
+from qa_ray.checkpoints import open_checkpoint
+from qa_ray.config import AnswerConfig
+from qa_ray.pipeline import answer_documents
+from qa_ray.reader import ReadableDocument
+from qa_ray.resources import SPARE_CPUS, num_cores
+
+
+def job_rows(rounds: int, peers: Path, data: Path | None) -> Iterator[Row]:
+    """Seconds for 100 windows of the answer job after its start, of its model alone, and of another tool."""
+    text, questions = asked_documents(data)[-1]
+    asked = questions[:4]
+    windows: dict[str, Any] = {"max_tokens": 384, "overlap_tokens": 128}
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        write_tables(folder, [(text, asked)] * 8)
+        stack.enter_context(local_ray())
+        for dtype in ("float32", "bfloat16"):
+            reader = Reader("default", device="cpu", dtype=dtype, **windows)
+            document, num_windows = readable(reader, text, asked)
+            work: dict[str, Callable[[], object]] = {
+                f"bare forward, {threads} threads": partial(bare, reader, document, threads, num_windows)
+                for threads in (1, num_cores())
+            }
+            for actors, threads in ((1, 1), (1, num_cores()), (num_cores(), 1)):
+                runner = {"device": "cpu", "dtype": dtype, "actors": actors, "cpus_per_actor": threads}
+                config = {"runner": runner, "windows": windows, "preview": 0}
+                work[f"job, {actors} actors of {threads} threads"] = partial(run_job, folder, config)
+            if dtype == "float32":
+                python = peers / "bin" / "python"
+                peer = stack.enter_context(Peer("pipeline", python, open_checkpoint("default").folder))
+                job = {"document": text, "questions": asked, "max_answer_tokens": 30, **windows}
+                work["transformers 4.57 pipeline"] = partial(per_100_windows, peer, [job], num_windows)
+            for contender, seconds in alternate(work, rounds, warm_up=False).items():
+                yield Row(f"100 windows of 384/128 in {dtype}", contender, seconds)
+
+
+def write_tables(folder: str, asked: list[tuple[str, list[str]]]) -> None:
+    """The inputs of a job, a document at a time."""
+    ids = [f"d{i}" for i in range(len(asked))]
+    of_question = [
+        (document_id, text) for document_id, (_, questions) in zip(ids, asked, strict=True) for text in questions
+    ]
+    tables = {
+        "documents": {"document_id": ids, "text": [text for text, _ in asked]},
+        "questions": {
+            "question_id": [*map(str, range(len(of_question)))],
+            "document_id": [document_id for document_id, _ in of_question],
+            "question": [text for _, text in of_question],
+        },
+    }
+    for name, columns in tables.items():
+        pq.write_table(pa.table(columns), f"{folder}/{name}.parquet", row_group_size=1)
+
+
+@contextmanager
+def local_ray() -> Iterator[None]:
+    ray.init(address="local", num_cpus=num_cores() + SPARE_CPUS, include_dashboard=False, log_to_driver=False)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def bare(reader: Reader, document: ReadableDocument, num_threads: int, num_windows: int) -> float:
+    """The forward passes of a document's windows, ready made."""
+    torch.set_num_threads(num_threads)
+    batches = recorded(reader, document)
+    started = time.perf_counter()
+    forward_all(reader.model, batches)
+    seconds = time.perf_counter() - started
+    torch.set_num_threads(num_cores())
+    return 100 * seconds / num_windows
+
+
+def run_job(folder: str, config: dict[str, Any]) -> float:
+    """An answer job on the Ray that runs already."""
+    output = f"{folder}/output"
+    paths = {"documents": f"{folder}/documents.parquet", "questions": f"{folder}/questions.parquet"}
+    manifest = answer_documents(AnswerConfig(**paths, output=output, **config))
+    shutil.rmtree(output)
+    return 100 / manifest["windows_per_second"]
+
+
+def mixed_rows(rounds: int, peers: Path, data: Path | None, num_documents: int, num_questions: int) -> Iterator[Row]:
+    """The whole job on documents of mixed lengths, long windows, beside the pipeline on the same: s for 100 windows."""
+    windows: dict[str, Any] = {"max_tokens": 4096, "overlap_tokens": 512}
+    documents = asked_documents(data)
+    places = [len(documents) * (2 * i + 1) // (2 * num_documents) for i in range(num_documents)]
+    chosen = [(documents[i][0], (documents[i][1] * num_questions)[:num_questions]) for i in places]
+    reader = Reader("default", device="cpu", **windows)
+    num_windows = sum(readable(reader, *pair)[1] for pair in chosen)
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        write_tables(folder, chosen * 2)
+        stack.enter_context(local_ray())
+        python = peers / "bin" / "python"
+        peer = stack.enter_context(Peer("pipeline", python, open_checkpoint("default").folder))
+        jobs = [{"document": text, "questions": asked, "max_answer_tokens": 30, **windows} for text, asked in chosen]
+        work: dict[str, Callable[[], object]] = {
+            f"job, {dtype}": partial(
+                run_job, folder, {"runner": {"device": "cpu", "dtype": dtype}, "windows": windows, "preview": 0}
+            )
+            for dtype in ("float32", "bfloat16")
+        }
+        work["transformers 4.57 pipeline, float32"] = partial(per_100_windows, peer, jobs, num_windows)
+        lengths = ", ".join(f"{len(text):,}" for text, _ in chosen)
+        task = f"{lengths} characters × {num_questions} questions: 100 windows of 4,096/512"
+        for contender, seconds in alternate(work, rounds, warm_up=False).items():
+            yield Row(task, contender, seconds)
+
+
+def per_100_windows(peer: Peer, jobs: list[dict[str, Any]], num_windows: int) -> float:
+    return 100 * sum(map(peer.read, jobs)) / num_windows
+
+
+def readable(reader: Reader, text: str, asked: list[str]) -> tuple[ReadableDocument, int]:
+    """A document with its questions, and how many windows they are."""
+    tokens = [reader.tokeniser.question(question) for question in asked]
+    document = ReadableDocument(text, reader.tokeniser(text), tokens)
+    return document, sum(len(reader.pair(document, ids, reader.settings).windows) for ids in tokens)

@@ -1,0 +1,37 @@
+"""Contenders that take turns at one task, and what they took."""
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass
+class Row:
+    """What one contender took for one task; ``floor_s`` is what no program could beat at the measured rate."""
+
+    task: str
+    contender: str
+    seconds: list[float]
+    floor_s: float | None = None
+    notes: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.seconds)
+
+
+def alternate(
+    contenders: dict[str, Callable[[], object]], rounds: int, *, warm_up: bool = True
+) -> dict[str, list[float]]:
+    """Seconds of each contender in each round, its own figure if it has one; to warm up, a round more comes first."""
+    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    for round_ in range(1 - warm_up, rounds + 1):
+        for name, work in contenders.items():
+            started = time.perf_counter()
+            told = work()
+            took = told if isinstance(told, float) else time.perf_counter() - started
+            if round_:
+                seconds[name].append(took)
+    return seconds
