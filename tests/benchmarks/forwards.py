@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from rounds import Row, alternate
+from rounds import Row, alternate, dtypes
 from torch import nn
 from transformers import LongformerConfig, LongformerForQuestionAnswering
 
@@ -71,16 +71,16 @@ def forwards(name: str, folder: str, rounds: int) -> Iterator[Row]:
     whose: dict[str, Forward] = {"qa-ray": "auto", "transformers 5": "transformers"}
     models = {
         f"{name}, {dtype}": Model(folder, document_type_id=0, device="cpu", dtype=dtype, forward=forward)
-        for dtype in ("float32", "bfloat16")
+        for dtype in dtypes()
         for name, forward in whose.items()
     }
     for num_windows, num_tokens in ((1, 4096), (1, 2048), (5, 384)):
         batch = random_windows(config.vocab_size, num_windows, num_tokens)
         num_operations = num_windows * operations(config, num_tokens, NUM_QUESTION_TOKENS)
         work: dict[str, Callable[[], object]] = {key: partial(model, *batch) for key, model in models.items()}
-        work |= {dtype: matrix_product(dtype) for dtype in ("float32", "bfloat16")}
+        work |= {dtype: matrix_product(dtype) for dtype in dtypes()}
         seconds = alternate(work, rounds)
-        rates = {dtype: 2 * MATRIX_SIZE**3 / min(seconds.pop(dtype)) for dtype in ("float32", "bfloat16")}
+        rates = {dtype: 2 * MATRIX_SIZE**3 / min(seconds.pop(dtype)) for dtype in dtypes()}
         for contender, taken in seconds.items():
             dtype = contender.split(", ")[1]
             task = f"{name}, forward, {num_windows} × {num_tokens:,} tokens"

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import ray
 import torch
 from reading import Peer, asked_documents, forward_all, recorded
-from rounds import Row, alternate
+from rounds import Row, alternate, dtypes
 
 from qa_ray import Reader
 from qa_ray.checkpoints import open_checkpoint
@@ -32,7 +32,7 @@ def job_rows(rounds: int, peers: Path, data: Path | None) -> Iterator[Row]:
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         write_tables(folder, [(text, asked)] * 8)
         stack.enter_context(local_ray())
-        for dtype in ("float32", "bfloat16"):
+        for dtype in dtypes():
             reader = Reader("default", device="cpu", dtype=dtype, **windows)
             document, num_windows = readable(reader, text, asked)
             work: dict[str, Callable[[], object]] = {
@@ -117,7 +117,7 @@ def mixed_rows(rounds: int, peers: Path, data: Path | None, num_documents: int, 
             f"job, {dtype}": partial(
                 run_job, folder, {"runner": {"device": "cpu", "dtype": dtype}, "windows": windows, "preview": 0}
             )
-            for dtype in ("float32", "bfloat16")
+            for dtype in dtypes()
         }
         work["transformers 4.57 pipeline, float32"] = partial(per_100_windows, peer, jobs, num_windows)
         lengths = ", ".join(f"{len(text):,}" for text, _ in chosen)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pyarrow.dataset as ds
 import torch
-from rounds import Row, alternate
+from rounds import Row, alternate, dtypes
 
 from qa_ray import Reader
 from qa_ray.checkpoints import open_checkpoint
@@ -81,10 +81,7 @@ def reader_rows(rounds: int, peers: Path, data: Path | None) -> Iterator[Row]:
         for max_tokens, overlap, num_questions in ((384, 128, 5), (4096, 512, 5)):
             asked = (questions * num_questions)[:num_questions]
             windows: dict[str, Any] = {"max_tokens": max_tokens, "overlap_tokens": overlap}
-            readers = {
-                f"qa-ray, {dtype}": Reader(model, device="cpu", dtype=dtype, **windows)
-                for dtype in ("float32", "bfloat16")
-            }
+            readers = {f"qa-ray, {dtype}": Reader(model, device="cpu", dtype=dtype, **windows) for dtype in dtypes()}
             job = {"document": text, "questions": asked, "max_answer_tokens": 30, **windows}
             work: dict[str, Callable[[], object]] = {
                 name: partial(reader.answer, asked, text, top_k=5) for name, reader in readers.items()

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from qa_ray.logits import find_dtype
+
 
 @dataclass
 class Row:
@@ -35,3 +37,8 @@ def alternate(
             if round_:
                 seconds[name].append(took)
     return seconds
+
+
+def dtypes() -> list[str]:
+    """What is compared: float32, and bfloat16 where this machine's processor computes in it."""
+    return sorted({"float32", find_dtype("auto", "cpu")}, reverse=True)
