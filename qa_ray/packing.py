@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from transformers.activations import GELUActivation
 
 ROWS_HINT = 2_048  # the layout is chosen for about so many tokens at a time
+# Longformer's, whose weights attention_by_hand wants as they are, in float32.
+FOLDED = {"key_global", "value_global"}
 
 
 class PackedLinear(nn.Module):
@@ -39,5 +41,6 @@ def pack(module: nn.Module) -> None:
             child.dense = PackedLinear(cast("nn.Linear", child.dense), gelu=True)
             child.intermediate_act_fn = nn.Identity()
         for name, layer in child.named_children():
-            if isinstance(layer, nn.Linear):
+            is_folded = name in FOLDED and layer.weight.dtype == torch.float32
+            if isinstance(layer, nn.Linear) and not is_folded:
                 setattr(child, name, PackedLinear(layer))

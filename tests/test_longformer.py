@@ -210,6 +210,22 @@ def test_a_cpu_attends_by_hand_to_what_is_not_to_be_trained(monkeypatch: pytest.
     our_logits(random_model([16], attention_probs_dropout_prob=0.1), random_windows([30]), [30], [4])
 
 
+@pytest.mark.parametrize(("num_global", "needs_keys"), [(6, False), (7, True)])
+def test_few_global_tokens_need_no_keys_of_their_own(
+    num_global: int, needs_keys: bool, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(LongformerQA, "always_fused", False)
+    model, inputs = random_model([16]), (random_windows([40]), [40], [num_global])  # 4 heads, 32 wide
+    layers: Any = model.longformer.encoder.layer
+    asked = []
+    with torch.inference_mode():
+        expected = transformers_logits(model, *inputs)
+        for name in ("key_global", "value_global"):
+            getattr(layers[0].attention.self, name).register_forward_hook(lambda *_: asked.append(1))
+        assert_same(our_logits(model, *inputs), expected, is_real([40]))
+    assert bool(asked) == needs_keys
+
+
 def test_training_drops_out_and_evaluation_does_not():
     model, ids_BT = (
         random_model([16, 8], hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.5),
