@@ -45,7 +45,9 @@ class AnswerDocuments:
 
     def __init__(self, settings: ActorSettings, tally: Any, attempts: Any):
         use_s3(**settings.storage)
-        use_threads(settings.num_threads)
+        # Ray calls __call__ in another thread than this one. Two threads with OpenMP workers of their own would be more
+        # than the cores, so that all wait asleep for each other: the forward pass then took 1.4 to 2 times as long.
+        use_threads(1)
         keep_memory()
         if open_checkpoint(settings.model).fingerprint != settings.model_fingerprint:
             raise ModelError(
@@ -64,6 +66,7 @@ class AnswerDocuments:
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Writes the block's documents, each with all its answers and rejects; tells how many they are."""
+        use_threads(self._settings.num_threads)
         if verdict := ray.get(self._tally.verdict.remote()):
             raise JobError(verdict)
         asked = table["questions"].to_pylist()

@@ -89,8 +89,8 @@ def all_at_once(
     blocks_B = [-(-(length - num) // num_queries) for length, num in zip(lengths_B, num_global_B, strict=True)]
     window_C = [window for window, number in enumerate(blocks_B) for _ in range(number)]
     nth_C = [nth for number in blocks_B for nth in range(number)]
-    length_B, global_B = torch.tensor([lengths_B, num_global_B]).to(device)
-    window_C, nth_C = torch.tensor([window_C, nth_C], dtype=torch.long).to(device)
+    length_B, global_B = torch.tensor([lengths_B, num_global_B]).to(device, non_blocking=True)
+    window_C, nth_C = torch.tensor([window_C, nth_C], dtype=torch.long).to(device, non_blocking=True)
     first_B = length_B.cumsum(0) - length_B
     # Behind the last token stands a place for what no token looks at.
     place_N = torch.zeros(num_tokens + 1, dtype=torch.long, device=device)

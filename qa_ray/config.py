@@ -90,6 +90,7 @@ class RunnerSettings(Section):
     actors: Literal["auto"] | PositiveInt | tuple[PositiveInt, PositiveInt] = "auto"
     cpus_per_actor: PositiveInt | None = None
     gpus_per_actor: float | None = Field(default=None, gt=0)
+    resources_per_actor: dict[str, Annotated[float, Field(gt=0)]] = {}
     wait_seconds: int = Field(default=600, ge=0)
 
     @field_validator("actors", mode="wrap")

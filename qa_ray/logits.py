@@ -108,7 +108,8 @@ class Model:
         return -(-int(length_B.sum()) // ROUND_BATCH) * ROUND_BATCH
 
     def _tensor(self, array: np.ndarray) -> Tensor:
-        return torch.from_numpy(array).to(self.device, torch.long)
+        # Not blocking: a GPU is given its next batch while it works at this one.
+        return torch.from_numpy(array).to(self.device, torch.long, non_blocking=True)
 
 
 def end_to_end(model: nn.Module, document_type_id: int) -> LongformerQA | PaddedQA:
@@ -182,7 +183,7 @@ def logits(
         own_N = _ranges(start_B + table.own_offset_W[batch_B], num_own_B)
         own_T = _ranges(table.own_start_W[batch_B], num_own_B)
         own_N, own_T, start_B, batch_B = (
-            torch.from_numpy(a).to(model.device) for a in (own_N, own_T, start_B, batch_B)
+            torch.from_numpy(a).to(model.device, non_blocking=True) for a in (own_N, own_T, start_B, batch_B)
         )
         for logits_N, logits_T, null_logits_W in zip(found, tokens, nulls, strict=True):
             logits_T[own_T], null_logits_W[batch_B] = logits_N[own_N], logits_N[start_B]

@@ -76,7 +76,7 @@ class LongformerQA(nn.Module):
         embeddings = self.longformer.embeddings
         num_padding = len(input_ids_N) - sum(lengths_B)
         position_N = torch.cat([torch.arange(length) for length in (*lengths_B, num_padding)]) + embeddings.padding_idx
-        position_N = (position_N + 1).to(input_ids_N.device)
+        position_N = (position_N + 1).to(input_ids_N.device, non_blocking=True)
         x_ND = embeddings(input_ids_N[None], position_ids=position_N[None])[0]
         layers = cast("list[LongformerLayer]", self.longformer.encoder.layer)
         reaches = {layer.attention.self.one_sided_attn_window_size for layer in layers}

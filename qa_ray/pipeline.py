@@ -135,6 +135,7 @@ def run(
             compute=ActorPoolStrategy(min_size=resources.min_actors, max_size=resources.max_actors),
             num_cpus=resources.cpus_per_actor,
             num_gpus=resources.gpus_per_actor,
+            resources=resources.resources_per_actor,
             fn_constructor_kwargs={
                 "settings": actor_settings(plan, resources, output.parts),
                 "tally": tally,

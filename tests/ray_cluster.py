@@ -47,11 +47,18 @@ HERE = Place()
 class RayCluster:
     """A head without CPUs, so without work, and the nodes that are added; all of it ends with the block.
 
-    ``python`` is the nodes' own; with ``autoscales`` more nodes come as they are asked for.
+    ``python`` is the nodes' own; with ``autoscales`` more nodes come as they are asked for; ``traced_by`` is Ray's
+    startup hook for tracing.
     """
 
     def __init__(
-        self, environment: Mapping[str, str], *, place: Place = HERE, python: str = "", autoscales: bool = False
+        self,
+        environment: Mapping[str, str],
+        *,
+        place: Place = HERE,
+        python: str = "",
+        autoscales: bool = False,
+        traced_by: str = "",
     ):
         self._python = python or sys.executable
         # Sockets' paths must be short, so no test folder.
@@ -74,12 +81,16 @@ class RayCluster:
             place, "--head", f"--port={self._port}", "--num-cpus=0", f"--dashboard-host={place.address}",
             f"--dashboard-port={self._dashboard_port}", f"--temp-dir={self.scratch}",
             *(self._autoscaling() if autoscales else ()),
+            *([f"--tracing-startup-hook={traced_by}"] if traced_by else ()),
         )  # fmt: skip
         wait_until_open(self._dashboard_port, place.address)
 
-    def add_node(self, num_cpus: int, place: Place = HERE) -> subprocess.Popen:
-        """A node with so many CPUs; its process may be killed."""
-        return self._start(place, f"--address={self._head}:{self._port}", f"--num-cpus={num_cpus}")
+    def add_node(
+        self, num_cpus: int, place: Place = HERE, resources: Mapping[str, float] | None = None
+    ) -> subprocess.Popen:
+        """A node with so many CPUs, and resources of its own; its process may be killed."""
+        has = f"--num-cpus={num_cpus}", f"--resources={json.dumps(resources or {})}"
+        return self._start(place, f"--address={self._head}:{self._port}", *has)
 
     def _autoscaling(self) -> list[str]:
         """The head's options; Ray's stand-in for a cloud must be told where the cluster is."""
@@ -139,10 +150,11 @@ def ray_cluster(
     places: Sequence[Place] = (HERE, HERE),
     python: str = "",
     autoscales: bool = False,
+    traced_by: str = "",
     **environment: str,
 ) -> Iterator[RayCluster]:
     """A cluster of a head and one node, or of a head alone if that would have no CPUs."""
-    cluster = RayCluster(environment, place=places[0], python=python, autoscales=autoscales)
+    cluster = RayCluster(environment, place=places[0], python=python, autoscales=autoscales, traced_by=traced_by)
     try:
         if num_cpus:
             cluster.add_node(num_cpus, places[1])

@@ -44,6 +44,20 @@ def test_a_node_that_goes_in_mid_run_costs_nothing_but_time(models: dict[str, st
     assert len({row["document_id"] for row in read_rows(job, "answers")}) == NUM_DOCUMENTS
 
 
+def test_actors_run_only_on_nodes_that_have_what_they_need(models: dict[str, str], tmp_path: Path):
+    job = long_job(tmp_path, models["bert"], actors=[1, 2], resources_per_actor={"good": 1})
+    with ray_cluster() as cluster:
+        path = write_config(tmp_path, job)
+        refused = submit(cluster, path, "runner.wait_seconds=0")
+        assert "Ray has 3, 0 for actors on nodes with good" in " ".join(refused.stdout.split())
+        cluster.add_node(2, resources={"good": 1})
+        cluster.wait_for_nodes(3)
+        done = submit(cluster, path)
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert len(read_rows(job, "answers")) == NUM_DOCUMENTS
+    assert busy_actors(job) == 1
+
+
 def test_nodes_come_for_those_who_ask_and_go_when_nobody_needs_them(models: dict[str, str], tmp_path: Path):
     job = long_job(tmp_path, models["bert"], actors=[1, 2])
     with ray_cluster(num_cpus=0, autoscales=True) as cluster:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 from browser import read_page
-from cluster_jobs import NUM_DOCUMENTS, ended, long_job, parts, start, wait_until
+from cluster_jobs import NUM_DOCUMENTS, ended, job_in, long_job, parts, start, submit, wait_until
 from ray_cluster import ray_cluster
 from running import kill_session, read_rows, write_config
 from s3_server import free_ports
@@ -106,3 +106,16 @@ def test_rays_dashboard_shows_a_run_to_who_has_the_token_by_names_that_people_kn
         assert "Authentication Token Required" in text
         assert "Documents" not in text
         assert wait_until(lambda: ended(cluster, id_)) == "SUCCEEDED"
+
+
+def test_rays_traces_tell_of_our_actors_and_of_no_document(models: dict[str, str], tmp_path: Path):
+    job, spans = job_in(tmp_path, models), tmp_path / "spans"
+    spans.mkdir()
+    tests = str(Path(__file__).parent)
+    with ray_cluster(traced_by="traced:write_spans", SPANS=str(spans), PYTHONPATH=tests) as cluster:
+        done = submit(cluster, write_config(tmp_path, job))
+        assert done.returncode == 0, done.stdout + done.stderr
+    told = "".join(path.read_text() for path in spans.iterdir())
+    names = {json.loads(line)["name"] for line in told.splitlines()}
+    assert any("AnswerDocuments" in name for name in names), names
+    assert not any(word in told for word in ("lighthouse", "Ada Vane"))

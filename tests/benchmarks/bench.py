@@ -1,6 +1,6 @@
 """qa-ray beside transformers 5, the question-answering pipeline of transformers 4.57 and Haystack: make bench.
 
-    python tests/benchmarks/bench.py [--rounds 5] [--only forward,share,job,reader,mixed] [--out bench.json]
+    python tests/benchmarks/bench.py [--rounds 5] [--only forward,share,length,job,reader,mixed] [--out bench.json]
 
 Every row compares contenders that took turns in one run, on the same windows and weights: medians, and the spread
 between the fastest and the slowest round. The floor is the operations of the window over the rate of matrix products,
@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from forwards import forward_rows
 from on_ray import job_rows, mixed_rows
-from reading import reader_rows, share_rows
+from reading import length_rows, reader_rows, share_rows
 from rich.console import Console
 from rich.table import Table
 from rounds import Row
@@ -47,7 +47,7 @@ def show(rows: list[Row], console: Console) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--only", default="forward,share,job,reader")
+    parser.add_argument("--only", default="forward,share,length,job,reader")
     parser.add_argument("--peers", type=Path, default=Path(".bench"), help="the environment of peers.txt")
     parser.add_argument("--data", type=Path, help="a folder with documents/ and questions/; the demo's are the default")
     parser.add_argument("--documents", type=int, default=4, help="of how many lengths, for mixed")
@@ -61,6 +61,7 @@ def main() -> None:
     parts: dict[str, Callable[[], Iterator[Row]]] = {
         "forward": lambda: forward_rows(given.rounds),
         "share": lambda: share_rows(given.rounds, given.data),
+        "length": lambda: length_rows(given.rounds, given.data),
         "job": lambda: job_rows(given.rounds, given.peers, given.data),
         "reader": lambda: reader_rows(given.rounds, given.peers, given.data),
         "mixed": lambda: mixed_rows(given.rounds, given.peers, given.data, given.documents, given.questions),

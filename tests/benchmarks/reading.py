@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import partial
@@ -17,6 +18,7 @@ from qa_ray import Reader
 from qa_ray.checkpoints import open_checkpoint
 from qa_ray.logits import Model
 from qa_ray.reader import ReadableDocument
+from qa_ray.records import Tokens
 
 HERE = Path(__file__).parent
 
@@ -120,6 +122,27 @@ def share_rows(rounds: int, data: Path | None) -> Iterator[Row]:
         }
         for contender, seconds in alternate(work, rounds).items():
             yield Row(f"{len(asked)} questions, windows of {max_tokens:,}/{overlap}", contender, seconds)
+
+
+def length_rows(rounds: int, data: Path | None) -> Iterator[Row]:
+    """Ten windows of a document that has ten of them, or a hundred."""
+    reader = Reader("default", device="cpu", max_tokens=384, overlap_tokens=128)
+    text, questions = asked_documents(data)[-1]
+    question = reader.tokeniser.question(questions[0])
+    room = reader.settings.max_tokens - reader.layout.num_special_tokens - len(question)
+    long_text = text * 10
+    tokens = reader.tokeniser(long_text)
+
+    def ten_of(num_windows: int) -> float:
+        num_tokens = room + (num_windows - 1) * (room - reader.settings.overlap_tokens)
+        started = time.perf_counter()
+        (found,) = reader.read([ReadableDocument(long_text, Tokens(*(a[:num_tokens] for a in tokens)), [question])])
+        assert found[0]["num_windows"] == num_windows, found
+        return 10 * (time.perf_counter() - started) / num_windows
+
+    work: dict[str, Callable[[], object]] = {f"document of {n} windows": partial(ten_of, n) for n in (10, 100)}
+    for contender, seconds in alternate(work, rounds).items():
+        yield Row("10 windows of 384/128, from tokens to answers", contender, seconds)
 
 
 def recorded(reader: Reader, document: ReadableDocument) -> list[tuple[Any, ...]]:
