@@ -8,7 +8,7 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -192,7 +192,7 @@ def share(runner: RunnerSettings, nodes: Sequence[Mapping[str, float]], num_wind
         ConfigError: as find_resources.
     """
     wanted = runner.resources_per_actor
-    able = _sum(node for node in nodes if all(node.get(name, 0) >= amount for name, amount in wanted.items()))
+    able = _sum([node for node in nodes if all(node.get(name, 0) >= amount for name, amount in wanted.items())])
     has_gpu = able["GPU"] > 0
     where = f" on nodes with {', '.join(wanted)}" if wanted else ""
     if runner.device == "cuda" and not has_gpu:
@@ -220,12 +220,8 @@ def share(runner: RunnerSettings, nodes: Sequence[Mapping[str, float]], num_wind
     return Resources(device, dtype, fewest, most, cpus_per_actor, gpus_per_actor, wanted)
 
 
-def _sum(nodes: Iterable[Mapping[str, float]]) -> dict[str, float]:
-    total = dict.fromkeys(("CPU", "GPU", "memory"), 0.0)
-    for node in nodes:
-        for name in total:
-            total[name] += node.get(name, 0)
-    return total
+def _sum(nodes: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    return {name: sum(node.get(name, 0.0) for node in nodes) for name in ("CPU", "GPU", "memory")}
 
 
 def _num_actors(
