@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 BLOCK_TOKENS = 128
 # Blocks of few different shapes: the bfloat16 kernels are compiled for each, which takes time and memory.
 FILL_MULTIPLE = 32
-# Up to this many rows of folded queries (heads times global tokens) a column of the hidden states.
+# Global attention is folded where heads times global tokens are at most this share of the width.
 MOST_FOLDED = 0.75
 
 
@@ -92,7 +92,7 @@ class BlockByBlock(NamedTuple):
 
     def _folds(self, attention: LongformerSelfAttention, x_ND: Tensor) -> bool:
         """Whether scores of all heads with the hidden states are clearly less work than keys and values."""
-        if torch.is_grad_enabled() or x_ND.dtype == torch.bfloat16:
+        if torch.is_grad_enabled() or x_ND.dtype.itemsize < 4:  # bfloat16 and float16: their weights are packed
             return False
         num_tokens = sum(window.stop - window.start for window in self.windows)
         num_scores = sum(

@@ -32,8 +32,16 @@ class PackedLinear(nn.Module):
 
 @torch.inference_mode()
 def pack(module: nn.Module) -> None:
-    """Packs the linear layers inside ``module``, which is on a CPU and not to be trained any more."""
+    """Packs the linear layers inside ``module``, which is on a CPU and not to be trained any more.
+
+    A processor for which oneDNN does not compute in their type keeps torch's own.
+    """
     if platform.machine() not in ("x86_64", "AMD64") or not torch.backends.mkldnn.is_available():
+        return
+    dtype = next(module.parameters()).dtype
+    if dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return
+    if dtype == torch.float16 and not torch.ops.mkldnn._is_mkldnn_fp16_supported():
         return
     for child in list(module.modules()):
         # BERT's, RoBERTa's and Longformer's first half of the feed-forward.
@@ -41,6 +49,6 @@ def pack(module: nn.Module) -> None:
             child.dense = PackedLinear(cast("nn.Linear", child.dense), gelu=True)
             child.intermediate_act_fn = nn.Identity()
         for name, layer in child.named_children():
-            is_folded = name in FOLDED and layer.weight.dtype == torch.float32
+            is_folded = name in FOLDED and dtype == torch.float32
             if isinstance(layer, nn.Linear) and not is_folded:
                 setattr(child, name, PackedLinear(layer))

@@ -140,6 +140,18 @@ def test_for_one_window_the_score_is_the_softmax_product_that_people_know(models
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_a_cpu_reads_in_every_type_also_where_it_has_no_products_for_it(
+    models: dict[str, str], family: str, dtype: str
+):
+    answers = [
+        Reader(models[family], device="cpu", dtype=name).answer("Who built it?", TEXT)["score"]
+        for name in ("float32", dtype)
+    ]
+    assert answers[1] == pytest.approx(answers[0], rel=0.2)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 def test_results_do_not_depend_on_the_batch_budget(models: dict[str, str], family: str):
     results = [
         float32_reader(models[family], batch_tokens=budget).answer(QUESTIONS, DOCUMENT, top_k=10)

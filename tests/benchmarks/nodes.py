@@ -3,7 +3,8 @@
     PYTHONPATH=tests .venv/bin/python tests/benchmarks/nodes.py [ROUNDS]
 
 The nodes are real ``ray start`` processes on this machine, so it should have a core for each; the jobs are submitted
-with a token, and what is compared is windows a second once all actors run.
+with a token, and what is compared is windows a second once the first actor runs. The documents are few: where actors
+start far apart, that is much of the figure.
 """
 
 import json

@@ -108,15 +108,14 @@ def mixed_rows(rounds: int, peers: Path, data: Path | None, num_documents: int, 
     reader = Reader("default", device="cpu", **windows)
     num_windows = sum(readable(reader, *pair)[1] for pair in chosen)
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
-        write_tables(folder, chosen * 2 * num_cores())
+        write_tables(folder, chosen * 2)
         stack.enter_context(local_ray())
         python = peers / "bin" / "python"
         peer = stack.enter_context(Peer("pipeline", python, open_checkpoint("default").folder))
-        runner = {"device": "cpu", "actors": num_cores(), "cpus_per_actor": 1}  # as a run of many windows has
         jobs = [{"document": text, "questions": asked, "max_answer_tokens": 30, **windows} for text, asked in chosen]
         work: dict[str, Callable[[], object]] = {
             f"job, {dtype}": partial(
-                run_job, folder, {"runner": runner | {"dtype": dtype}, "windows": windows, "preview": 0}
+                run_job, folder, {"runner": {"device": "cpu", "dtype": dtype}, "windows": windows, "preview": 0}
             )
             for dtype in dtypes()
         }
