@@ -18,7 +18,7 @@ from ray_cluster import RayCluster, ray_cluster
 from reading import asked_documents
 from running import write_config, write_job
 
-NUM_DOCUMENTS, NUM_QUESTIONS = 8, 2
+NUM_DOCUMENTS, NUM_QUESTIONS = 8, 4
 CPUS_PER_NODE = 2  # an actor's, and one to read or to tokenise
 
 
