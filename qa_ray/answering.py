@@ -103,7 +103,7 @@ class AnswerDocuments:
         return pa.table({"num_documents": [table.num_rows]})
 
     def _on_batch(self, size: BatchSize) -> None:
-        self._tally.add_batch.remote(self._name, size)
+        self._tally.add_batch.remote(size)
 
     def _answers(
         self, documents: list[ReadableDocument], asked: list[list[dict]], rejects: list[list[dict]]

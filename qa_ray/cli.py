@@ -105,6 +105,7 @@ def submit(arguments: argparse.Namespace, console: Console) -> int:
     for line in (
         f"job {job.id}: {job.page}",
         f"logs: ray job logs --follow --address {job.address} {job.id}",
+        f"status: ray job status --address {job.address} {job.id}",
         f"stop: ray job stop --address {job.address} {job.id}",
     ):
         console.print(escape(line), soft_wrap=True, highlight=False)

@@ -48,6 +48,7 @@ class BatchSize(NamedTuple):
     num_tokens: int
     num_computed: int  # tokens, with padding
     batch_tokens: int
+    retreats: int = 0  # batches before it that did not fit into memory
 
 
 class Logits(NamedTuple):
@@ -165,7 +166,7 @@ def logits(
     tokens = [torch.empty(int(table.own_stop_W[-1]), device=model.device) for _ in range(2)]
     nulls = [torch.empty(len(table.length_W), device=model.device) for _ in range(2)]
     order = np.argsort(-table.length_W, kind="stable")  # longest first, so that neighbours are of nearly equal length
-    first = 0
+    first = retreats = 0
     while first < len(order):
         batch_B = order[first : first + max(1, model.batch_tokens // int(table.length_W[order[first]]))]
         length_B = table.length_W[batch_B]
@@ -177,6 +178,7 @@ def logits(
             if len(batch_B) == 1:
                 raise
             model.batch_tokens = int(length_B.sum()) // 2
+            retreats += 1
             continue
         start_B = np.cumsum(length_B) - length_B  # of each window in the batch
         num_own_B = table.own_stop_W[batch_B] - table.own_start_W[batch_B]
@@ -187,8 +189,9 @@ def logits(
         )
         for logits_N, logits_T, null_logits_W in zip(found, tokens, nulls, strict=True):
             logits_T[own_T], null_logits_W[batch_B] = logits_N[own_N], logits_N[start_B]
-        on_batch(BatchSize(len(length_B), int(length_B.sum()), model.num_computed(length_B), model.batch_tokens))
-        first += len(length_B)
+        num_computed = model.num_computed(length_B)
+        on_batch(BatchSize(len(length_B), int(length_B.sum()), num_computed, model.batch_tokens, retreats))
+        first, retreats = first + len(length_B), 0
     return Logits(*tokens, *nulls)
 
 

@@ -63,7 +63,6 @@ class _Worker:
 
     started: float
     busy_seconds: float = 0.0
-    batch_tokens: int = 0
 
 
 class Tally:
@@ -83,16 +82,14 @@ class Tally:
         self._workers[name] = _Worker(time.monotonic())
         return name
 
-    def add_batch(self, worker: str, size: BatchSize) -> None:
+    def add_batch(self, size: BatchSize) -> None:
         """Notes a batch that went through the model."""
-        counts, known = self._counts, self._workers[worker]
+        counts = self._counts
         counts.windows += size.num_windows
         counts.tokens += size.num_tokens
         counts.computed_tokens += size.num_computed
         counts.batch_tokens = min(counts.batch_tokens or size.batch_tokens, size.batch_tokens)
-        retreats = int(size.batch_tokens < known.batch_tokens)
-        counts.memory_retreats += retreats
-        known.batch_tokens = size.batch_tokens
+        counts.memory_retreats += size.retreats
         if self._first_batch_at is None:
             self._first_batch_at = time.monotonic()
         else:
@@ -101,7 +98,7 @@ class Tally:
         self._metrics.add("windows", size.num_windows)
         self._metrics.add("tokens", size.num_tokens)
         self._metrics.add("computed_tokens", size.num_computed)
-        self._metrics.add("memory_retreats", retreats)
+        self._metrics.add("memory_retreats", size.retreats)
 
     def add_tokenised(self, worker: str, documents: int, seconds: Mapping[str, float]) -> None:
         """Notes a block that waits for the model."""

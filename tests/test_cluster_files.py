@@ -27,6 +27,11 @@ def definitions() -> dict[str, dict[str, Any]]:
     return {one["kind"]: one for file in files for one in yaml.safe_load_all(file.read_text())}
 
 
+def standing_cluster() -> dict[str, Any]:
+    """The cluster that is there before a job is."""
+    return yaml.safe_load((CLUSTER / "kuberay" / "standing" / "raycluster.yaml").read_text())
+
+
 def pods() -> dict[str, dict[str, Any]]:
     """The pods of the RayJob."""
     job = definitions()["RayJob"]["spec"]
@@ -49,6 +54,11 @@ def test_the_job_on_kubernetes_has_a_config_that_fits_its_cluster():
     (workers,) = found["RayJob"]["spec"]["rayClusterSpec"]["workerGroupSpecs"]
     assert config.runner.actors == (1, workers["maxReplicas"])
     assert found["RayJob"]["spec"]["entrypoint"].endswith("/etc/qa-ray/answer.yaml")
+
+
+def test_the_standing_cluster_is_the_one_that_a_job_starts():
+    assert standing_cluster()["kind"] == "RayCluster"
+    assert standing_cluster()["spec"] == definitions()["RayJob"]["spec"]["rayClusterSpec"]
 
 
 def test_what_others_need_is_applied_first():
@@ -79,14 +89,15 @@ def test_pods_are_an_ordinary_users_and_can_change_nothing_but_their_scratch(pod
         assert {mount["name"] for mount in container["volumeMounts"]} == {volume["name"] for volume in spec["volumes"]}
 
 
-def test_every_cluster_wants_a_token_and_shows_its_dashboard_to_nobody():
+def test_every_cluster_wants_a_token_tells_nobody_of_itself_and_shows_nobody_its_dashboard():
     assert definitions()["RayJob"]["spec"]["rayClusterSpec"]["authOptions"] == {"mode": "token"}
     for name in ("aws", "on-premise"):
         config = yaml.safe_load((CLUSTER / "ray-up" / f"{name}.yaml").read_text())
         (head,) = [line for line in config["head_start_ray_commands"] if "ray start" in line]
-        assert "RAY_AUTH_MODE=token" in head
         assert "--dashboard-host=127.0.0.1" in head
-        assert all("RAY_AUTH_MODE=token" in line for line in config["worker_start_ray_commands"] if "start" in line)
+        starts = [line for line in [head, *config["worker_start_ray_commands"]] if "ray start" in line]
+        assert len(starts) == 2
+        assert all("RAY_AUTH_MODE=token RAY_USAGE_STATS_ENABLED=0" in line for line in starts)
         assert any("chmod 600" in line for line in config["setup_commands"])
 
 
@@ -112,3 +123,36 @@ def test_prometheus_takes_its_files():
     folder = CLUSTER / "monitoring"
     for words in (["check", "rules", "alerts.yaml"], ["check", "config", "--syntax-only", "prometheus.yaml"]):
         subprocess.run(["promtool", *words], cwd=folder, check=True, capture_output=True)
+
+
+# What Prometheus sees every minute, and the alert that it should give half an hour and more later.
+ALARMS = {
+    "documents wait, and no window ever came": ({"documents_waiting": "5x60"}, "QaRayStands"),
+    "windows stand": ({"documents_waiting": "5x60", "windows_total": "700x60"}, "QaRayStands"),
+    "windows go on": ({"documents_waiting": "5x60", "windows_total": "0+700x60"}, None),
+    "all are rejected at once": ({"rejects_total": "100x60"}, "QaRayRejects"),
+    "one of a hundred is rejected": ({"rejects_total": "1x60", "answers_total": "99x60"}, None),
+    "batches were halved once": ({"memory_retreats_total": "1x60"}, "QaRayMemoryRetreats"),
+    "actors wait": ({'seconds_total{worker="answer-1"}': "0+20x60"}, "QaRayActorsWait"),
+    "one works, another went away": (
+        {'seconds_total{worker="answer-1"}': "0+57x60", 'seconds_total{worker="answer-2"}': "900x60"}, None,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.skipif(not shutil.which("promtool"), reason="needs promtool, of Prometheus")
+@pytest.mark.parametrize("case", ALARMS)
+def test_an_alert_is_given_where_it_should_be_and_nowhere_else(case: str, tmp_path: Path):
+    values, given = ALARMS[case]
+    rules = CLUSTER / "monitoring" / "alerts.yaml"
+    alerts = {rule["alert"]: rule for group in yaml.safe_load(rules.read_text())["groups"] for rule in group["rules"]}
+    expected = {
+        name: [{"exp_labels": rule["labels"], "exp_annotations": rule["annotations"]}] if name == given else []
+        for name, rule in alerts.items()
+    }
+    series = [{"series": f"ray_qa_{name}", "values": text} for name, text in values.items()]
+    told = [{"eval_time": "50m", "alertname": name, "exp_alerts": found} for name, found in expected.items()]
+    tests = [{"interval": "1m", "input_series": series, "alert_rule_test": told}]
+    (tmp_path / "tests.yaml").write_text(json.dumps({"rule_files": [str(rules)], "tests": tests}))
+    done = subprocess.run(["promtool", "test", "rules", "tests.yaml"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr

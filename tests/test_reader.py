@@ -185,6 +185,7 @@ def test_a_batch_that_does_not_fit_into_memory_is_halved_for_good(models: dict[s
     found = logits(small, reader.layout, pairs, sizes.append)
     torch.testing.assert_close(found, logits(reader.model, reader.layout, pairs))
     assert small.batch_tokens == sizes[0].batch_tokens <= 300
+    assert sum(size.retreats for size in sizes) == sizes[0].retreats > 0
     assert sum(size.num_windows for size in sizes) == sum(len(pair.windows) for pair in pairs)
     assert all(size.num_tokens <= size.num_computed <= size.num_tokens + 63 for size in sizes)
 

@@ -18,14 +18,12 @@ def tally(ray_session: None) -> Tally:
     return Tally(finished_documents=2, num_pairs=10, max_rejected_fraction=0.5)
 
 
-def test_each_halving_of_an_actors_batches_is_a_retreat(tally: Tally):
-    workers = [tally.enlist("answer"), tally.enlist("answer")]
-    assert workers == ["answer-1", "answer-2"]
-    for worker, batch_tokens in zip([0, 0, 1, 0, 1], [800, 400, 800, 400, 200], strict=True):
-        tally.add_batch(workers[worker], BatchSize(1, 90, 100, batch_tokens))
+def test_batches_are_summed_up_and_the_smallest_limit_is_kept(tally: Tally):
+    for batch_tokens, retreats in ((800, 0), (200, 2), (400, 1)):
+        tally.add_batch(BatchSize(1, 90, 100, batch_tokens, retreats))
     counts = tally.counts()
-    assert (counts.memory_retreats, counts.batch_tokens) == (2, 200)
-    assert (counts.windows, counts.tokens, counts.computed_tokens) == (5, 450, 500)
+    assert (counts.memory_retreats, counts.batch_tokens) == (3, 200)
+    assert (counts.windows, counts.tokens, counts.computed_tokens) == (3, 270, 300)
     assert counts.padding_fraction == pytest.approx(0.1)
 
 
@@ -58,7 +56,7 @@ def test_a_stage_inside_another_is_not_counted_twice():
 def test_prometheus_sees_what_is_counted(ray_session: None):
     actor = beside_driver(Tally).remote(finished_documents=0, num_pairs=10, max_rejected_fraction=1)
     worker = ray.get(actor.enlist.remote("answer"))
-    actor.add_batch.remote(worker, BatchSize(2, 90, 100, 800))
+    actor.add_batch.remote(BatchSize(2, 90, 100, 800))
     actor.add_tokenised.remote(worker, 5, {"tokenise": 0.5})
     actor.add_block.remote(worker, 3, 6, [{"reason": "no_tokens", "detail": "secret"}], {"forward": 1.5}, 7)
     (node,) = ray.nodes()
