@@ -110,8 +110,8 @@ def measured(counts: Counts, resources: Mapping[str, Any]) -> dict[str, Any]:
 
 @contextmanager
 def reported(uri: str, poll: Callable[[], Counts], resources: Mapping[str, Any]) -> Iterator[None]:
-    """Writes down how the block went, however it ends."""
-    started, outcome = time.time(), "done"
+    """Writes down how the block went, however it ends; the commit comes after it, and ``_SUCCESS`` after that."""
+    started, outcome = time.time(), "all documents are read"
     try:
         yield
     except BaseException as error:

@@ -70,7 +70,7 @@ def run(cluster: RayCluster, *words: str | Path, **environment: str) -> subproce
         env=cluster.environment | environment,
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=900,
         check=False,
     )
 

@@ -117,7 +117,7 @@ def test_a_job_with_rejects_has_not_failed_and_one_with_too_many_has(cluster: Ra
     done = submit(cluster, write_config(tmp_path / "many", many))
     assert done.returncode == 1
     assert "more than limits.max_rejected_fraction=0.05" in done.stdout
-    assert report(many)["outcome"].startswith("JobError: 1 of 2 questions were rejected")
+    assert report(many)["rejects_by_reason"] == {"empty_text": 1}
 
 
 def test_whoever_has_no_token_gets_nothing(cluster: RayCluster, models, tmp_path: Path):

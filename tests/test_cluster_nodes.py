@@ -82,7 +82,7 @@ def test_on_machines_of_a_network_one_whose_cable_is_cut_costs_nothing_but_time(
         network.cut(network.places[2])
         assert wait_until(lambda: ended(cluster, id_), 400) == "SUCCEEDED"
     assert len({row["document_id"] for row in read_rows(job, "answers")}) == NUM_DOCUMENTS
-    assert busy_actors(job) == 2
+    assert busy_actors(job) >= 2  # one of them perhaps in the place of another
 
 
 def lesson(folder: Path, **runner: Any) -> FinetuneConfig:

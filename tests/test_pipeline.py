@@ -215,7 +215,7 @@ def test_documents_in_two_parts_count_once_and_a_part_cut_off_not_at_all(tmp_pat
 
 def test_the_report_of_a_run_says_where_its_time_went(job, uninterrupted):
     report = json.loads((Path(job.output) / "run.json").read_text())
-    assert report["outcome"] == "done"
+    assert report["outcome"] == "all documents are read"
     assert report["documents_done"] == NUM_DOCUMENTS
     assert report["answers"] == len(PAIRS)
     assert report["rejects_by_reason"] == {}
