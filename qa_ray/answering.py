@@ -14,11 +14,11 @@ from qa_ray.attempts import read_block
 from qa_ray.checkpoints import open_checkpoint
 from qa_ray.documents import failure, reject
 from qa_ray.errors import JobError, ModelError
-from qa_ray.logits import BatchSize
+from qa_ray.logits import use_threads
 from qa_ray.parts import write_part
-from qa_ray.process import keep_memory, private_bytes, use_threads
+from qa_ray.process import keep_memory, private_bytes
 from qa_ray.reader import ReadableDocument, Reader
-from qa_ray.records import PART, TOKENISED, Tokens
+from qa_ray.records import PART, TOKENISED, BatchSize, Tokens
 from qa_ray.settings import ReadingSettings
 from qa_ray.storage import use_s3
 

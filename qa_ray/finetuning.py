@@ -32,7 +32,8 @@ from qa_ray.examples import (
     steps,
 )
 from qa_ray.labelling import read_labelled, read_validation
-from qa_ray.process import keep_memory, use_threads
+from qa_ray.logits import use_threads
+from qa_ray.process import keep_memory
 from qa_ray.reader import Reader
 from qa_ray.storage import use_s3
 from qa_ray.tensorboard import TensorBoard

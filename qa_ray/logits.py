@@ -9,6 +9,7 @@ Shapes: B windows of a batch, N tokens of all of them, L tokens of the longest, 
 of all pairs, end to end), P pieces.
 """
 
+import os
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -23,7 +24,7 @@ from qa_ray.longformer import LongformerQA
 from qa_ray.packing import pack
 from qa_ray.padded import PaddedQA
 from qa_ray.process import Stopwatch
-from qa_ray.records import Layout, Windows
+from qa_ray.records import BatchSize, Layout, Windows
 
 Forward = Literal["auto", "transformers"]
 
@@ -41,16 +42,6 @@ class Pair(NamedTuple):
     windows: Windows
 
 
-class BatchSize(NamedTuple):
-    """What went through the model at once, and how many tokens might have."""
-
-    num_windows: int
-    num_tokens: int
-    num_computed: int  # tokens, with padding
-    batch_tokens: int
-    retreats: int = 0  # batches before it that did not fit into memory
-
-
 class Logits(NamedTuple):
     """What the model says of all pairs, end to end: in float32, on the model's device."""
 
@@ -58,6 +49,12 @@ class Logits(NamedTuple):
     end_T: Tensor
     null_start_W: Tensor
     null_end_W: Tensor
+
+
+def use_threads(num_threads: int) -> None:
+    """How many threads this process's forward passes may use; Ray would leave it at one."""
+    os.environ["OMP_NUM_THREADS"] = str(num_threads)
+    torch.set_num_threads(num_threads)
 
 
 class Model:

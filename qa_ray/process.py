@@ -1,21 +1,12 @@
-"""Threads, memory and time of this process."""
+"""Memory and time of this process."""
 
 import ctypes
-import os
 import re
 import resource
 import time
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-
-import torch
-
-
-def use_threads(num_threads: int) -> None:
-    """How many threads this process's forward passes may use; Ray would leave it at one."""
-    os.environ["OMP_NUM_THREADS"] = str(num_threads)
-    torch.set_num_threads(num_threads)
 
 
 def keep_memory() -> None:

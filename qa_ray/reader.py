@@ -15,8 +15,8 @@ from qa_ray.answers import answer, candidates
 from qa_ray.checkpoints import open_checkpoint
 from qa_ray.documents import FAULTS, text_fault
 from qa_ray.errors import ConfigError, InputError
-from qa_ray.logits import BatchSize, Forward, Logits, Model, Pair, logits
-from qa_ray.records import Ranking, Tokens
+from qa_ray.logits import Forward, Logits, Model, Pair, logits
+from qa_ray.records import BatchSize, Ranking, Tokens
 from qa_ray.settings import ReadingSettings, settle
 from qa_ray.spans import log_normalisers, rank_logits, spans
 from qa_ray.tokens import Tokeniser

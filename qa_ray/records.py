@@ -127,6 +127,16 @@ LABELLED = pa.schema(
 """A document to learn from: what is asked of it, and the tokens of the answers."""
 
 
+class BatchSize(NamedTuple):
+    """What went through the model at once, and how many tokens might have."""
+
+    num_windows: int
+    num_tokens: int
+    num_computed: int  # tokens, with padding
+    batch_tokens: int
+    retreats: int = 0  # batches before it that did not fit into memory
+
+
 class Tokens(NamedTuple):
     """T tokens of one text: vocabulary ids and the half-open character range of each; all int32."""
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from ray.util import metrics
 
-from qa_ray.logits import BatchSize
+from qa_ray.records import BatchSize
 
 COUNTERS = {
     "documents": "documents that are done",

@@ -48,5 +48,14 @@ if __name__ == "__main__":
     from qa_ray.cli import main
 
     hook = {"worker_process_setup_hook": f"hooked.{sys.argv[1]}"}
-    ray.init(num_cpus=6, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR, runtime_env=hook)
+    for tries_left in (1, 0):  # a machine under load may take longer than the 30 seconds that Ray waits
+        try:
+            ray.init(
+                num_cpus=6, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR, runtime_env=hook
+            )
+            break
+        except Exception:
+            ray.shutdown()
+            if not tries_left:
+                raise
     sys.exit(main(["answer", sys.argv[2]]))

@@ -8,7 +8,7 @@ from qa_ray.answering import ActorSettings, AnswerDocuments
 from qa_ray.checkpoints import open_checkpoint
 from qa_ray.config import StorageSettings
 from qa_ray.errors import ModelError
-from qa_ray.process import use_threads
+from qa_ray.logits import use_threads
 from qa_ray.settings import settle
 from qa_ray.tokens import Tokeniser
 

@@ -17,3 +17,10 @@ def test_the_command_line_reads_a_config_without_torch_or_ray():
 
 def test_the_stages_work_without_ray():
     assert "ray" not in loaded_by("import qa_ray.reader")
+
+
+def test_what_counts_for_a_run_needs_no_model():
+    assert not loaded_by("import qa_ray.tally, qa_ray.progress, qa_ray.attempts, qa_ray.scan") & {
+        "torch",
+        "transformers",
+    }

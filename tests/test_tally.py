@@ -7,8 +7,8 @@ import urllib.request
 import pytest
 import ray
 
-from qa_ray.logits import BatchSize
 from qa_ray.process import Stopwatch
+from qa_ray.records import BatchSize
 from qa_ray.resources import beside_driver
 from qa_ray.tally import Tally
 
