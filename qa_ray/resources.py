@@ -103,15 +103,21 @@ def warn_if_open(dashboard: str, environment: Mapping[str, str]) -> None:
 
 def _start() -> None:
     _check_scratch(os.environ.get("RAY_TMPDIR") or "/tmp")  # Ray's own choice
+    # Reading and tokenising are light: they share the cores with the actors and take none away.
+    start_ray(num_cores() + SPARE_CPUS)
+
+
+def start_ray(num_cpus: int, **options: Any) -> None:
+    """Starts Ray on this machine, with ``ray.init``'s further options."""
     for is_last in (False, True):
         try:
-            # Reading and tokenising are light: they share the cores with the actors and take none away.
             ray.init(
                 address="local",  # not a cluster that happens to run here
-                num_cpus=num_cores() + SPARE_CPUS,
+                num_cpus=num_cpus,
                 include_dashboard=False,
                 logging_level=logging.ERROR,
                 log_to_driver=False,
+                **options,
             )
             return
         except Exception:  # a machine under load may take longer than the 30 seconds that Ray waits

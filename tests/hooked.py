@@ -1,6 +1,5 @@
 """The driver of an answer job whose workers were tampered with: python hooked.py poison|record CONFIG."""
 
-import logging
 import os
 import sys
 import zlib
@@ -43,19 +42,9 @@ def record() -> None:
 
 
 if __name__ == "__main__":
-    import ray
-
     from qa_ray.cli import main
+    from qa_ray.resources import start_ray
 
     hook = {"worker_process_setup_hook": f"hooked.{sys.argv[1]}"}
-    for tries_left in (1, 0):  # a machine under load may take longer than the 30 seconds that Ray waits
-        try:
-            ray.init(
-                num_cpus=6, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR, runtime_env=hook
-            )
-            break
-        except Exception:
-            ray.shutdown()
-            if not tries_left:
-                raise
+    start_ray(6, runtime_env=hook)
     sys.exit(main(["answer", sys.argv[2]]))

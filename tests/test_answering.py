@@ -39,7 +39,7 @@ def test_an_actor_loads_its_model_in_one_thread_as_ray_lets_it_read_in_another(
         reading=settle(checkpoint, tokeniser.layout(), tokeniser.model_max_tokens),
         device="cpu",
         dtype="float32",
-        forward="fast",
+        forward="auto",
         batch_tokens=None,
         num_threads=2,
         parts="",
