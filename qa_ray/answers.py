@@ -1,18 +1,26 @@
 """A document's spans -> its n best answers, and whether there is one at all.
 
-**Score**: P(span) = P_start(start) · P_end(end), each a softmax over all tokens of the document
-(spans.log_normalisers), with logits divided by the temperature T that ``evaluate`` fits (1 if none is stored):
+**Probability**: P(span) = P_start(start) · P_end(end), each a softmax over all tokens of the document
+(spans.log_normalisers):
 
-    score = exp((start_logit + end_logit) / T - log Σ_t exp(start_logit_t / T) - log Σ_t exp(end_logit_t / T))
+    P = exp(start_logit + end_logit - log Σ_t exp(start_logit_t) - log Σ_t exp(end_logit_t))
 
-(Clark & Gardner 2018, "Simple and Effective Multi-Paragraph Reading Comprehension", shared normalisation.) Scores lie
-in [0, 1], sum to at most 1, compare across a document's windows, and for one window are the softmax product that people
-know.
+(Clark & Gardner 2018, "Simple and Effective Multi-Paragraph Reading Comprehension", shared normalisation.) It compares
+across a document's windows, and for one window is the softmax product that people know.
+
+**Score**: how often such an answer is right, by the slope and the intercept that fine-tuning fits
+(validation.fit_scores):
+
+    score = sigmoid(slope · logit(P) + intercept)
+
+(Platt 1999, "Probabilistic Outputs for Support Vector Machines".) The order stays. With a slope of 1 and an intercept
+of 0, the default, it is P, and a document's scores sum to at most 1. Fitted ones may sum to more: several spans of a
+document can be right.
 
 **No answer**: with the null logit of the window that owns the best span's start (start + end logit of the first token,
 as for SQuAD 2.0 in Devlin et al. 2018),
 
-    no_answer_score = 1 / (1 + exp((best span's logit - null logit) / T))
+    no_answer_score = 1 / (1 + exp(best span's logit - null logit))
 
 in [0, 1]; above the threshold (tuned by ``evaluate``, stored with the model) the answer is null, and ``n_best`` stays.
 
@@ -67,32 +75,38 @@ def answer(
     *,
     log_normaliser: float,
     null_logit: float,
-    temperature: float = 1.0,
+    score_slope: float = 1.0,
+    score_intercept: float = 0.0,
     no_answer_threshold: float = 1.0,
     snippet_chars: int = 160,
 ) -> dict[str, Any]:
     """The fields of records.ANSWER that the model decides.
 
-    ``log_normaliser`` is the sum of the start's and the end's, of logits already divided by the temperature;
-    ``null_logit`` is ranked as the candidates are. A document without candidates
-    (tokens of white space only) has no answer.
+    ``log_normaliser`` is the sum of the start's and the end's; ``null_logit`` is ranked as the candidates are. A
+    document without candidates (tokens of white space only) has no answer.
     """
     n_best = [
         {
             "answer": text[candidate.start_char : candidate.stop_char],
             "start_char": candidate.start_char,
             "stop_char": candidate.stop_char,
-            # Rounding may lift a certain answer above 1 by an epsilon.
-            "score": min(1.0, math.exp(candidate.logit / temperature - log_normaliser)),
+            "score": calibrated(math.exp(candidate.logit - log_normaliser), score_slope, score_intercept),
         }
         for candidate in best
     ]
-    no_answer_score = _sigmoid((null_logit - best[0].logit) / temperature) if best else 1.0
+    no_answer_score = _sigmoid(null_logit - best[0].logit) if best else 1.0
     if not best or no_answer_score > no_answer_threshold:
         top = {"answer": None, "start_char": None, "stop_char": None, "score": None, "snippet": None}
     else:
         top = n_best[0] | {"snippet": snippet(text, best[0].start_char, best[0].stop_char, snippet_chars)}
     return top | {"no_answer_score": no_answer_score, "n_best": n_best}
+
+
+def calibrated(probability: float, slope: float, intercept: float) -> float:
+    """sigmoid(slope · logit(probability) + intercept), in [0, 1]; what is certain stays so."""
+    if not 0 < probability < 1:  # rounding may lift it above 1 by an epsilon
+        return min(1.0, probability)
+    return _sigmoid(slope * math.log(probability / (1 - probability)) + intercept)
 
 
 def snippet(text: str, start_char: int, stop_char: int, snippet_chars: int) -> str:

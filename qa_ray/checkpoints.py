@@ -39,7 +39,8 @@ class ModelSettings(BaseModel):
     max_question_tokens: int = 64
     ranking: Ranking = "logit_minus_null"
     no_answer_threshold: float = 1.0
-    temperature: float = 1.0
+    score_slope: float = 1.0
+    score_intercept: float = 0.0
 
 
 @dataclass(frozen=True)

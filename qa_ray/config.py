@@ -76,7 +76,8 @@ class AnswerSettings(Section):
     max_answer_tokens: PositiveInt = 30
     ranking: Ranking | None = None
     no_answer_threshold: float | None = Field(default=None, ge=0, le=1)
-    temperature: float | None = Field(default=None, gt=0)
+    score_slope: float | None = Field(default=None, gt=0)
+    score_intercept: float | None = None
     snippet_chars: int = Field(default=160, ge=0)
 
 

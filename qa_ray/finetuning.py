@@ -200,8 +200,7 @@ class _Worker:
         )
         rows = self._gather(answer_validation(reader, self.validation))
         summary = summarise(rows, self.job.metric)
-        found = {"temperature": summary.temperature, "no_answer_threshold": summary.no_answer_threshold}
-        self._write_settings(folder, found | {"scores": summary.figures})
+        self._write_settings(folder, summary.settings | {"scores": summary.figures})
         shown = [(row.question, row.gold.texts, n_best) for row, n_best in zip(rows, summary.n_best, strict=True)]
         self.tensorboard.answers(self.progress.total_steps, shown)
         return summary

@@ -65,7 +65,8 @@ class Reader:
         max_answer_tokens: int | None = None,
         ranking: Ranking | None = None,
         no_answer_threshold: float | None = None,
-        temperature: float | None = None,
+        score_slope: float | None = None,
+        score_intercept: float | None = None,
     ):
         checkpoint = open_checkpoint(model)
         self.tokeniser = Tokeniser(checkpoint.folder)
@@ -80,7 +81,8 @@ class Reader:
             max_answer_tokens=max_answer_tokens,
             ranking=ranking,
             no_answer_threshold=no_answer_threshold,
-            temperature=temperature,
+            score_slope=score_slope,
+            score_intercept=score_intercept,
         )
         self.model = Model(
             checkpoint.folder,
@@ -128,26 +130,16 @@ class Reader:
 
         ``on_batch`` is told the size of each batch that is done.
         """
-        return self.read_all(documents, [settings or self.settings], on_batch)[0]
-
-    def read_all(
-        self,
-        documents: Sequence[ReadableDocument],
-        settings: Sequence[ReadingSettings],
-        on_batch: Callable[[BatchSize], object] = lambda size: None,
-    ) -> list[list[list[dict[str, Any]]]]:
-        """What ``read`` gives for each of the settings, which have the same windows: the model runs once for all."""
-        assert len({(s.max_tokens, s.overlap_tokens, s.max_question_tokens) for s in settings}) == 1, settings
-        results: list[list[list[dict[str, Any]]]] = [[[] for _ in documents] for _ in settings]
+        settings = settings or self.settings
+        results: list[list[dict[str, Any]]] = [[] for _ in documents]
         for group in _groups(documents):
             with self.model.stopwatch.stage("assemble"):
-                pairs = [self.pair(documents[d], question, settings[0]) for d, question in group]
+                pairs = [self.pair(documents[d], question, settings) for d, question in group]
                 found = logits(self.model, self.layout, pairs, on_batch)
-            for result, own in zip(results, settings, strict=True):
-                with self.model.stopwatch.stage("decode"):
-                    answers = answer_pairs([documents[d] for d, _ in group], pairs, found, own)
-                for (d, _), pair, fields in zip(group, pairs, answers, strict=True):
-                    result[d].append(fields | {"num_windows": len(pair.windows)})
+            with self.model.stopwatch.stage("decode"):
+                answers = answer_pairs([documents[d] for d, _ in group], pairs, found, settings)
+            for (d, _), pair, fields in zip(group, pairs, answers, strict=True):
+                results[d].append(fields | {"num_windows": len(pair.windows)})
         return results
 
     def pair(self, document: ReadableDocument, question: np.ndarray, settings: ReadingSettings) -> Pair:
@@ -214,14 +206,14 @@ def answer_pairs(
     Raises:
         FloatingPointError: logits that are no numbers.
     """
-    device, temperature = found.start_T.device, settings.temperature
+    device = found.start_T.device
     num_tokens = [len(pair.document_ids_T) for pair in pairs]
     num_owned_W = np.concatenate([pair.windows.own_stop_W - pair.windows.own_start_W for pair in pairs])
     num_owned_W = torch.from_numpy(num_owned_W).to(device)
     start_T = rank_logits(found.start_T, found.null_start_W, num_owned_W, settings.ranking)
     end_T = rank_logits(found.end_T, found.null_end_W, num_owned_W, settings.ranking)
     reach_T = torch.from_numpy(np.concatenate([pair.windows.reach_T() for pair in pairs])).to(device)
-    normalisers = log_normalisers(start_T / temperature, num_tokens) + log_normalisers(end_T / temperature, num_tokens)
+    normalisers = log_normalisers(start_T, num_tokens) + log_normalisers(end_T, num_tokens)
     if not np.isfinite(normalisers).all():
         raise FloatingPointError("the model's logits are no finite numbers; try runner.dtype=float32")
     null_logits = iter((found.null_start_W + found.null_end_W).tolist())
@@ -244,7 +236,8 @@ def answer_pairs(
                 best,
                 log_normaliser=normaliser,
                 null_logit=null_logit,
-                temperature=temperature,
+                score_slope=settings.score_slope,
+                score_intercept=settings.score_intercept,
                 no_answer_threshold=settings.no_answer_threshold,
                 snippet_chars=settings.snippet_chars,
             )

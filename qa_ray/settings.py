@@ -17,7 +17,8 @@ class ReadingSettings:
     max_question_tokens: int
     ranking: Ranking
     no_answer_threshold: float
-    temperature: float
+    score_slope: float
+    score_intercept: float
     max_answer_tokens: int = 30
     n_best: int = 5
     snippet_chars: int = 160

@@ -2,21 +2,23 @@
 
 Workers answer a share of the documents each (``Validated`` rows travel between them), and each sums up all of them.
 
-Shapes: R questions that have an answer, T temperatures.
+Shapes: R questions that have an answer.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
+from torch.nn import functional
 
+from qa_ray.answers import calibrated
 from qa_ray.calibration import calibration
 from qa_ray.evaluate import Evaluation, Metric, evaluate_pairs, rules_for, score_text
 from qa_ray.predictions import Gold, Prediction
 from qa_ray.reader import ReadableDocument, Reader
-
-TEMPERATURES = tuple(2.0 ** (i / 4) for i in range(-8, 9))  # 1/4 to 4
 
 
 class ValidationDocument(NamedTuple):
@@ -28,65 +30,83 @@ class ValidationDocument(NamedTuple):
 
 
 class Validated(NamedTuple):
-    """What was answered to one question; the best spans are the same at all of TEMPERATURES, their scores are not."""
+    """What was answered to one question, with scores as the model gives them, before any calibration."""
 
     gold: Gold
     question: str
-    n_best: list[str]
-    scores_T: list[list[float]]  # of the n best at each temperature
-    no_answer_score_T: list[float]
+    n_best: list[tuple[str, float]]
+    no_answer_score: float
 
 
 def answer_validation(reader: Reader, documents: Sequence[ValidationDocument]) -> list[Validated]:
-    """The answers to all questions, and how sure the model is of them at each of TEMPERATURES."""
-    settings = [replace(reader.settings, temperature=t, no_answer_threshold=1.0, snippet_chars=0) for t in TEMPERATURES]
-    results_T = reader.read_all([document.document for document in documents], settings)
-    found = []
-    for d, (_, golds, questions) in enumerate(documents):
-        for q, (gold, question) in enumerate(zip(golds, questions, strict=True)):
-            answer_T = [results[d][q] for results in results_T]
-            n_best = [span["answer"] for span in answer_T[0]["n_best"]]
-            scores_T = [[span["score"] for span in answer["n_best"]] for answer in answer_T]
-            no_answer_score_T = [answer["no_answer_score"] for answer in answer_T]
-            found.append(Validated(gold, question, n_best, scores_T, no_answer_score_T))
-    return found
+    """The answers to all questions."""
+    settings = replace(reader.settings, score_slope=1.0, score_intercept=0.0, no_answer_threshold=1.0, snippet_chars=0)
+    results = reader.read([document.document for document in documents], settings)
+    return [
+        Validated(
+            gold, question, [(span["answer"], span["score"]) for span in answer["n_best"]], answer["no_answer_score"]
+        )
+        for (_, golds, questions), answers in zip(documents, results, strict=True)
+        for gold, question, answer in zip(golds, questions, answers, strict=True)
+    ]
+
+
+def fit_scores(score_R: np.ndarray, is_right_R: np.ndarray) -> tuple[float, float]:
+    """The slope and the intercept with which answers.calibrated makes scores frequencies: the likeliest ones.
+
+    Their prior, a normal one round the scores as they are, weighs about as much as one question: both stay near 1 and 0
+    where there is little to fit, and the slope, of which the logarithm is fitted, above 0: the order of scores stays.
+    """
+    logit_R = torch.logit(torch.as_tensor(score_R, dtype=torch.float64), eps=1e-12)
+    goal_R = torch.as_tensor(is_right_R, dtype=torch.float64)
+    found = torch.zeros(2, dtype=torch.float64, requires_grad=True)  # log slope, intercept
+    optimizer = torch.optim.LBFGS([found], max_iter=100, line_search_fn="strong_wolfe")
+
+    def loss() -> torch.Tensor:
+        optimizer.zero_grad()
+        said_R = found[0].exp() * logit_R + found[1]
+        total = functional.binary_cross_entropy_with_logits(said_R, goal_R, reduction="sum") + (found**2).sum() / 2
+        total.backward()
+        return total
+
+    optimizer.step(loss)
+    log_slope, intercept = found.tolist()
+    return math.exp(log_slope), intercept
 
 
 class Summary(NamedTuple):
     """How good the answers are with the settings that suit the model best, and these settings."""
 
     figures: dict[str, float]
-    temperature: float
-    no_answer_threshold: float
-    n_best: list[list[tuple[str, float]]]  # of each question, with their scores at that temperature
+    settings: dict[str, float]  # score_slope, score_intercept, no_answer_threshold
+    n_best: list[list[tuple[str, float]]]  # of each question, with their scores by these settings
 
 
 def summarise(rows: Sequence[Validated], metric: Metric) -> Summary:
-    """The best temperature, the best no-answer threshold at it, and what the answers are worth with both.
+    """The best slope and intercept of scores, the best no-answer threshold, and what the answers are worth with them.
 
-    The temperature is that with the least mean (score - right)², where right says whether the best span is exactly a
-    gold answer: a proper score, so it wants the scores to be frequencies. The threshold is that with the best F1, and 1
-    (always answer) if every question has an answer. Both are measured on the very questions that they were chosen by.
+    An answer is right if the best span is exactly a gold answer. The threshold is that with the best F1, and 1 (always
+    answer) if every question has an answer. All are measured on the very questions that they were chosen by.
     """
     golds = [row.gold for row in rows]
     rules = rules_for(golds, metric)
-    hits = [[score_text(rules, text, row.gold).exact_match == 1 for text in row.n_best] for row in rows]
+    hits = [[score_text(rules, text, row.gold).exact_match == 1 for text, _ in row.n_best] for row in rows]
     ranked = [r for r, row in enumerate(rows) if row.gold.texts and row.n_best]
     is_right_R = np.array([hits[r][0] for r in ranked], dtype=float)
-    score_RT = np.array([[scores[0] for scores in rows[r].scores_T] for r in ranked]).reshape(-1, len(TEMPERATURES))
-    t = int(((score_RT - is_right_R[:, None]) ** 2).mean(axis=0).argmin()) if ranked else TEMPERATURES.index(1.0)
-    score_R = score_RT[:, t]
+    slope, intercept = fit_scores(np.array([rows[r].n_best[0][1] for r in ranked]), is_right_R)
+    n_best = [[(text, calibrated(score, slope, intercept)) for text, score in row.n_best] for row in rows]
+    score_R = np.array([n_best[r][0][1] for r in ranked])
 
     def evaluated(threshold: float) -> Evaluation:
-        best = [row.n_best[0] if row.n_best else "" for row in rows]
+        best = [spans[0][0] if spans else "" for spans in n_best]
         predictions = [
             Prediction(
                 *row.gold[:2],
-                text=text if row.no_answer_score_T[t] <= threshold else "",
-                spans=list(zip(row.n_best, row.scores_T[t], strict=True)),
-                no_answer_score=row.no_answer_score_T[t],
+                text=text if row.no_answer_score <= threshold else "",
+                spans=spans,
+                no_answer_score=row.no_answer_score,
             )
-            for row, text in zip(rows, best, strict=True)
+            for row, text, spans in zip(rows, best, n_best, strict=True)
         ]
         return evaluate_pairs(golds, predictions, metric)
 
@@ -103,8 +123,8 @@ def summarise(rows: Sequence[Validated], metric: Metric) -> Summary:
         "mean_score_when_wrong": _mean(score_R[is_right_R == 0]),
         "expected_calibration_error": calibration(score_R, is_right_R).expected_error,
     }
-    n_best = [list(zip(row.n_best, row.scores_T[t], strict=True)) for row in rows]
-    return Summary(figures, TEMPERATURES[t], threshold, n_best)
+    settings = {"score_slope": slope, "score_intercept": intercept, "no_answer_threshold": threshold}
+    return Summary(figures, settings, n_best)
 
 
 def _mean(values: Any) -> float:

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qa_ray.answers import Candidate, answer, candidates, snippet, trim
+from qa_ray.answers import Candidate, answer, calibrated, candidates, snippet, trim
 from qa_ray.records import Span, Tokens
 from qa_ray.spans import log_normalisers, spans
 
@@ -56,18 +56,22 @@ def sum_of_normalisers(*logits: torch.Tensor) -> float:
     return sum(float(log_normalisers(logits_T, [len(logits_T)])[0]) for logits_T in logits)
 
 
-@given(TEXTS, st.integers(0, 1000), st.integers(1, 8), st.floats(0.5, 3))
-def test_scores_lie_in_0_to_1_fall_and_sum_to_at_most_1(text: str, seed: int, longest: int, temperature: float):
+@given(TEXTS, st.integers(0, 1000), st.integers(1, 8), st.floats(0.1, 3), st.floats(-3, 3))
+def test_scores_lie_in_0_to_1_and_fall_and_as_the_model_gives_them_sum_to_at_most_1(
+    text: str, seed: int, longest: int, slope: float, intercept: float
+):
     random = torch.Generator().manual_seed(seed)
     start, end = (4 * torch.randn(len(text), generator=random) for _ in range(2))
     (found_spans,) = spans(start, end, until_the_end(text), [len(text)], longest)
     best = candidates(found_spans, each_character(text), text, n_best=10_000)
-    normaliser = sum_of_normalisers(start / temperature, end / temperature)
-    found = answer(text, best, log_normaliser=normaliser, null_logit=0.0, temperature=temperature)
-    scores = [span["score"] for span in found["n_best"]]
-    assert all(0 <= score <= 1 for score in scores)
-    assert scores == sorted(scores, reverse=True)
-    assert sum(scores) <= 1 + 1e-6
+    normaliser = sum_of_normalisers(start, end)
+    found = answer(text, best, log_normaliser=normaliser, null_logit=0.0)
+    assert sum(span["score"] for span in found["n_best"]) <= 1 + 1e-6
+    fitted = answer(text, best, log_normaliser=normaliser, null_logit=0.0, score_slope=slope, score_intercept=intercept)
+    assert [span["answer"] for span in fitted["n_best"]] == [span["answer"] for span in found["n_best"]]
+    for scores in ([span["score"] for span in some["n_best"]] for some in (found, fitted)):
+        assert all(0 <= score <= 1 for score in scores)
+        assert scores == sorted(scores, reverse=True)
     assert all(text[span["start_char"] : span["stop_char"]] == span["answer"] for span in found["n_best"])
     assert 0 <= found["no_answer_score"] <= 1
 
@@ -80,6 +84,13 @@ def test_the_score_is_the_softmax_product():
     expected = torch.softmax(start, 0)[0] * torch.softmax(end, 0)[1]
     assert found["answer"] == "ab"
     assert found["score"] == pytest.approx(float(expected))
+
+
+def test_a_score_is_moved_on_the_scale_of_logits():
+    assert calibrated(0.8, 1, 0) == pytest.approx(0.8)
+    assert calibrated(0.8, 0.5, 0) == pytest.approx(2 / 3)  # odds of 4 become their root, 2
+    assert calibrated(0.5, 0.5, math.log(3)) == pytest.approx(0.75)
+    assert [calibrated(p, 0.5, 1) for p in (0.0, 1.0, 1 + 1e-9)] == [0, 1, 1]
 
 
 def test_no_answer_is_null_above_the_threshold_and_keeps_the_n_best():

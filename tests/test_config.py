@@ -47,7 +47,7 @@ def test_a_section_whose_lines_are_all_commented_out_is_all_defaults(write_confi
         ("windows.overlap_tokens=-1", "greater than or equal to 0, not -1"),
         ("windows.long_questions=skip", "windows.long_questions: Input should be 'reject' or 'truncate', not 'skip'"),
         ("answers.ranking=best", "answers.ranking: Input should be 'logit' or 'logit_minus_null', not 'best'"),
-        ("answers.temperature=.inf", "answers.temperature: Input should be a finite number, not inf"),
+        ("answers.score_slope=.inf", "answers.score_slope: Input should be a finite number, not inf"),
         ("answers.no_answer_threshold=.nan", "answers.no_answer_threshold: Input should be a finite number, not nan"),
         ("limits.max_rejected_fraction=5%", "limits.max_rejected_fraction: Input should be a valid number"),
         ("limits.max_rejected_fraction=5", "less than or equal to 1, not 5"),

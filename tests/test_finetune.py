@@ -143,7 +143,7 @@ def test_the_answer_job_says_what_the_last_validation_said(
 def test_the_model_says_what_it_is_and_how_it_wants_to_be_used(lesson: dict[str, Any], learnt: dict[str, Any]):
     checkpoint = open_checkpoint(f"{lesson['output']}/model")
     assert checkpoint.settings.max_tokens == 64
-    assert checkpoint.settings.temperature > 0
+    assert checkpoint.settings.score_slope > 0
     extra = checkpoint.settings.model_extra or {}
     assert extra["licence"] == "CC0-1.0"
     assert extra["scores"]["f1"] == learnt["best"]["f1"]
@@ -247,7 +247,7 @@ def test_it_learns_from_and_to_object_storage(lesson: dict[str, Any], tmp_path: 
 def test_without_epochs_the_model_stays_and_is_calibrated(lesson: dict[str, Any], learnt: Any, tmp_path: Path):
     model = tmp_path / "model"
     shutil.copytree(f"{lesson['output']}/model", model)
-    unsure = {**json.loads((model / "qa_ray.json").read_text()), "temperature": 4.0}
+    unsure = {**json.loads((model / "qa_ray.json").read_text()), "score_slope": 0.1, "score_intercept": 9.0}
     (model / "qa_ray.json").write_text(json.dumps(unsure))
     tables = {name: lesson[name] for name in ("documents", "questions")}
     own = {**lesson, **tables, "model": str(model), "validation": {"metric": "cmrc"}, "training": {"epochs": 0}}

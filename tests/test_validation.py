@@ -2,79 +2,86 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from models import TEXT, save_model
 
 from qa_ray import Reader
+from qa_ray.answers import calibrated
+from qa_ray.calibration import calibration
 from qa_ray.evaluate import evaluate_pairs
 from qa_ray.predictions import Gold, Prediction
 from qa_ray.reader import ReadableDocument
-from qa_ray.validation import (
-    TEMPERATURES,
-    Summary,
-    Validated,
-    ValidationDocument,
-    answer_validation,
-    summarise,
-)
+from qa_ray.validation import Summary, Validated, ValidationDocument, answer_validation, fit_scores, summarise
 
 
-def row(i: int, gold: list[str], n_best: list[str], score_T: list[float], no_answer_T: list[float] | None = None):
-    scores_T = [[score, 0.0, 0.0][: len(n_best)] for score in score_T]
-    return Validated(Gold("d", f"q{i}", gold), "Who?", n_best, scores_T, no_answer_T or [0.0] * len(score_T))
+def row(i: int, gold: list[str], n_best: list[str], score: float, no_answer_score: float = 0.0):
+    """The best of ``n_best`` has this score, each other one a tenth of the one before."""
+    spans = [(text, score / 10**rank) for rank, text in enumerate(n_best)]
+    return Validated(Gold("d", f"q{i}", gold), "Who?", spans, no_answer_score)
 
 
-def flat(score: float) -> list[float]:
-    return [score] * len(TEMPERATURES)
+@pytest.mark.parametrize(("slope", "intercept"), [(1.0, 0.0), (0.5, 0.0), (0.65, 0.2), (2.0, -1.0)])
+def test_fitted_scores_come_true(slope: float, intercept: float):
+    random = np.random.default_rng(0)
+    score_R = 1 / (1 + np.exp(-3 * random.standard_normal(20_000)))
+    true_R = np.array([calibrated(score, slope, intercept) for score in score_R])
+    is_right_R = random.random(len(true_R)) < true_R
+    found = fit_scores(score_R, is_right_R)
+    assert found == pytest.approx((slope, intercept), abs=0.1)
+    assert calibration([calibrated(score, *found) for score in score_R], is_right_R).expected_error < 0.015
 
 
-def test_the_temperature_is_that_whose_scores_are_nearest_to_the_frequencies():
-    scores = flat(1.0)
-    scores[3] = 0.5
-    half_right = [row(0, ["Ada"], ["Ada"], scores), row(1, ["Bob"], ["Ada"], scores)]
-    summary = summarise(half_right, "squad")
-    assert summary.temperature == TEMPERATURES[3]
-    assert summary.figures["expected_calibration_error"] == 0
-    assert summary.n_best == [[("Ada", 0.5)]] * 2
+@given(st.lists(st.tuples(st.floats(0, 1), st.booleans()), max_size=30))
+def test_the_order_of_scores_stays_whatever_they_are_fitted_to(rows: list[tuple[float, bool]]):
+    scores, is_right = (np.array(column, dtype=float) for column in (zip(*rows) if rows else ([], [])))
+    slope, intercept = fit_scores(scores, is_right)
+    assert slope > 0
+    fitted = [calibrated(score, slope, intercept) for score in sorted(scores)]
+    assert fitted == sorted(fitted)
+    assert all(0 <= score <= 1 for score in fitted)
+
+
+def test_scores_that_are_right_half_of_the_time_become_a_half():
+    rows = [row(i, ["Ada"] if i % 2 else ["Bob"], ["Ada"], 0.9) for i in range(1000)]
+    summary = summarise(rows, "squad")
+    assert summary.figures["expected_calibration_error"] < 0.01
+    assert summary.n_best[0] == [("Ada", pytest.approx(0.5, abs=0.01))]
 
 
 def test_the_rank_of_the_gold_and_the_scores_of_right_and_wrong_answers_are_told():
     rows = [
-        row(0, ["Ada"], ["Ada", "Bob"], flat(0.9)),
-        row(1, ["Ada"], ["Bob", "Ada"], flat(0.4)),
-        row(2, ["Ada"], ["Bob", "Eve"], flat(0.2)),
-        row(3, ["Ada"], [], flat(0.0)),
+        row(0, ["Ada"], ["Ada", "Bob"], 0.9),
+        row(1, ["Ada"], ["Bob", "Ada"], 0.4),
+        row(2, ["Ada"], ["Bob", "Eve"], 0.2),
+        row(3, ["Ada"], [], 0.0),
     ]
-    figures = summarise(rows, "squad").figures
+    summary = summarise(rows, "squad")
+    figures, scores = summary.figures, [spans[0][1] for spans in summary.n_best[:3]]
     assert figures["exact_match"] == 25
     assert figures["gold_among_n_best"] == pytest.approx(100 * 2 / 3)
     assert figures["mean_rank_of_gold"] == 1.5
-    assert figures["mean_score_when_right"] == pytest.approx(0.9)
-    assert figures["mean_score_when_wrong"] == pytest.approx(0.3)
+    assert figures["mean_score_when_right"] == pytest.approx(scores[0])
+    assert figures["mean_score_when_wrong"] == pytest.approx((scores[1] + scores[2]) / 2)
 
 
-def test_the_threshold_is_that_of_the_chosen_temperature():
-    # At the temperature that fits, unanswerable questions lie above 0.6; at 1 they lie below all others.
-    fits = 5
-    answerable_T, unanswerable_T = flat(0.5), flat(0.1)
-    answerable_T[fits], unanswerable_T[fits] = 0.3, 0.7
-    right_T = flat(0.2)
-    right_T[fits] = 1.0
-    rows = [row(i, ["Ada"], ["Ada"], right_T, answerable_T) for i in range(3)]
-    rows += [row(i + 3, [], ["Ada"], right_T, unanswerable_T) for i in range(3)]
+def test_the_threshold_is_that_with_the_best_f1():
+    rows = [row(i, ["Ada"], ["Ada"], 0.9, 0.3) for i in range(3)]
+    rows += [row(i + 3, [], ["Ada"], 0.9, 0.7) for i in range(3)]
     summary = summarise(rows, "squad")
-    assert summary.temperature == TEMPERATURES[fits]
-    assert 0.3 <= summary.no_answer_threshold < 0.7
+    assert 0.3 <= summary.settings["no_answer_threshold"] < 0.7
     assert summary.figures["f1"] == 100
 
 
 def test_a_model_without_unanswerable_questions_always_answers():
-    assert summarise([row(0, ["Ada"], ["Ada"], flat(0.9), flat(0.8))], "squad").no_answer_threshold == 1
+    assert summarise([row(0, ["Ada"], ["Ada"], 0.9, 0.8)], "squad").settings["no_answer_threshold"] == 1
 
 
-def test_no_question_with_a_gold_answer_leaves_the_temperature_alone():
-    summary = summarise([row(0, [], ["Ada"], flat(0.9), flat(0.8))], "squad")
-    assert summary.temperature == 1
+def test_no_question_with_a_gold_answer_leaves_the_scores_alone():
+    summary = summarise([row(0, [], ["Ada"], 0.9, 0.8)], "squad")
+    assert (summary.settings["score_slope"], summary.settings["score_intercept"]) == (1, 0)
     assert summary.figures["f1"] == 100
 
 
@@ -97,8 +104,7 @@ def test_a_reader_with_the_chosen_settings_answers_as_the_summary_says(tmp_path:
 
 def answered(folder: str, summary: Summary, questions: list[str], golds: list[Gold]) -> tuple[float, float]:
     """Exact match and F1 of a reader with these settings."""
-    threshold = summary.no_answer_threshold
-    reader = Reader(folder, dtype="float32", temperature=summary.temperature, no_answer_threshold=threshold)
+    reader = Reader(folder, dtype="float32", **summary.settings)
     answers = reader.answer(questions, TEXT)
     predictions = [
         Prediction("d", gold.question_id, answer["answer"], [(answer["answer"], answer["score"])], None)
