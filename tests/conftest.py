@@ -1,6 +1,5 @@
 """Shared by all tests: small models of every family, a Ray session, and tables to answer."""
 
-import logging
 import os
 import signal
 from collections.abc import Iterator
@@ -38,11 +37,10 @@ def ray_session() -> Iterator[None]:
     """One Ray for all tests that need one."""
     import ray
 
+    from qa_ray.resources import start_ray
+
     (port,) = free_ports(1)
-    ray.init(
-        num_cpus=6, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR,
-        _metrics_export_port=port,
-    )  # fmt: skip
+    start_ray(6, _metrics_export_port=port)
     yield
     ray.shutdown()
 

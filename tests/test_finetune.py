@@ -255,7 +255,11 @@ def test_without_epochs_the_model_stays_and_is_calibrated(lesson: dict[str, Any]
     assert manifest["counts"]["questions to validate with"] == 18
     assert "questions to learn from" not in manifest["counts"]
     assert manifest["best"]["f1"] == 100
-    assert open_checkpoint(str(tmp_path / "calibrated" / "model")).settings.temperature < 1
+    fitted, learnt_with = (
+        open_checkpoint(f"{folder}/model").settings for folder in (tmp_path / "calibrated", lesson["output"])
+    )
+    assert fitted.score_slope == pytest.approx(learnt_with.score_slope, rel=1e-3)
+    assert fitted.score_intercept == pytest.approx(learnt_with.score_intercept, rel=1e-3)
     assert_same_weights(tmp_path / "calibrated", lesson["output"], 0)
 
 
