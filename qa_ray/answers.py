@@ -15,14 +15,15 @@ across a document's windows, and for one window is the softmax product that peop
 
 (Platt 1999, "Probabilistic Outputs for Support Vector Machines".) The order stays. With a slope of 1 and an intercept
 of 0, the default, it is P, and a document's scores sum to at most 1. Fitted ones may sum to more: several spans of a
-document can be right.
+document can be right. They are fitted to best answers, where the document has one; of the others they tell the order.
 
 **No answer**: with the null logit of the window that owns the best span's start (start + end logit of the first token,
 as for SQuAD 2.0 in Devlin et al. 2018),
 
     no_answer_score = 1 / (1 + exp(best span's logit - null logit))
 
-in [0, 1]; above the threshold (tuned by ``evaluate``, stored with the model) the answer is null, and ``n_best`` stays.
+in [0, 1]; above the threshold (fine-tuning tunes and stores it, ``evaluate`` names it) the answer is null, and
+``n_best`` stays.
 
 **One candidate**: spans are compared as character ranges with surrounding white space taken off; of equal ones the best
 counts. A range never ends before combining marks that belong to its last character.
@@ -103,10 +104,14 @@ def answer(
 
 
 def calibrated(probability: float, slope: float, intercept: float) -> float:
-    """sigmoid(slope · logit(probability) + intercept), in [0, 1]; what is certain stays so."""
-    if not 0 < probability < 1:  # rounding may lift it above 1 by an epsilon
-        return min(1.0, probability)
-    return _sigmoid(slope * math.log(probability / (1 - probability)) + intercept)
+    """The score: sigmoid(slope · logit(probability) + intercept), in [0, 1]."""
+    return _sigmoid(slope * log_odds(probability) + intercept)
+
+
+def log_odds(probability: float) -> float:
+    """logit(probability), of what is neither impossible nor surer than logits in single precision can say."""
+    probability = min(max(probability, 1e-300), 1 - 1e-6)
+    return math.log(probability / (1 - probability))
 
 
 def snippet(text: str, start_char: int, stop_char: int, snippet_chars: int) -> str:

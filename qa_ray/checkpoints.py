@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from transformers.models.auto.modeling_auto import MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES
 
 from qa_ray.errors import ModelError
@@ -39,8 +39,8 @@ class ModelSettings(BaseModel):
     max_question_tokens: int = 64
     ranking: Ranking = "logit_minus_null"
     no_answer_threshold: float = 1.0
-    score_slope: float = 1.0
-    score_intercept: float = 0.0
+    score_slope: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    score_intercept: float = Field(default=0.0, allow_inf_nan=False)
 
 
 @dataclass(frozen=True)

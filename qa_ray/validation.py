@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from qa_ray.answers import calibrated
+from qa_ray.answers import calibrated, log_odds
 from qa_ray.calibration import calibration
 from qa_ray.evaluate import Evaluation, Metric, evaluate_pairs, rules_for, score_text
 from qa_ray.predictions import Gold, Prediction
@@ -57,7 +57,7 @@ def fit_scores(score_R: np.ndarray, is_right_R: np.ndarray) -> tuple[float, floa
     Their prior, a normal one round the scores as they are, weighs about as much as one question: both stay near 1 and 0
     where there is little to fit, and the slope, of which the logarithm is fitted, above 0: the order of scores stays.
     """
-    logit_R = torch.logit(torch.as_tensor(score_R, dtype=torch.float64), eps=1e-12)
+    logit_R = torch.tensor([log_odds(score) for score in score_R], dtype=torch.float64)
     goal_R = torch.as_tensor(is_right_R, dtype=torch.float64)
     found = torch.zeros(2, dtype=torch.float64, requires_grad=True)  # log slope, intercept
     optimizer = torch.optim.LBFGS([found], max_iter=100, line_search_fn="strong_wolfe")

@@ -90,7 +90,13 @@ def test_a_score_is_moved_on_the_scale_of_logits():
     assert calibrated(0.8, 1, 0) == pytest.approx(0.8)
     assert calibrated(0.8, 0.5, 0) == pytest.approx(2 / 3)  # odds of 4 become their root, 2
     assert calibrated(0.5, 0.5, math.log(3)) == pytest.approx(0.75)
-    assert [calibrated(p, 0.5, 1) for p in (0.0, 1.0, 1 + 1e-9)] == [0, 1, 1]
+    assert calibrated(0.0, 0.5, 1) == pytest.approx(0)
+
+
+def test_rounding_makes_no_answer_certain():
+    # Logits in single precision cannot tell these from each other.
+    assert calibrated(1.0, 0.5, -1) == calibrated(1 + 1e-6, 0.5, -1) == calibrated(1 - 1e-7, 0.5, -1) < 0.998
+    assert calibrated(1.0, 1, 0) == pytest.approx(1, abs=1e-5)
 
 
 def test_no_answer_is_null_above_the_threshold_and_keeps_the_n_best():

@@ -99,6 +99,10 @@ def test_a_reader_with_the_chosen_settings_answers_as_the_summary_says(tmp_path:
         golds[q] = Gold("d", str(q), ["nothing of it", found[q]["n_best"][0]["answer"]][: 1 + rank % 2])
     summary = summarise(answer_validation(reader, [ValidationDocument(document, golds, questions)]), "squad")
     assert answered(folder, summary, questions, golds) == (summary.figures["exact_match"], summary.figures["f1"])
+    assert summary.settings["score_slope"] != 1
+    n_best = [answer["n_best"] for answer in Reader(folder, dtype="float32", **summary.settings).read([document])[0]]
+    scores = [score for spans in summary.n_best for _, score in spans]
+    assert [span["score"] for spans in n_best for span in spans] == pytest.approx(scores)
     assert 50 < summary.figures["f1"] <= 100  # better than to answer never
 
 
