@@ -78,7 +78,7 @@ class Summary(NamedTuple):
     """How good the answers are with the settings that suit the model best, and these settings."""
 
     figures: dict[str, float]
-    settings: dict[str, float]  # score_slope, score_intercept, no_answer_threshold
+    settings: dict[str, Any]  # score_slope, score_intercept, no_answer_threshold
     n_best: list[list[tuple[str, float]]]  # of each question, with their scores by these settings
 
 
