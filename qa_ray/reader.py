@@ -48,7 +48,7 @@ class Reader:
     ``model`` is ``default``, a folder, a URI or a hub id; what is left None is the model's own (ReadingSettings).
 
         >>> qa_ray.Reader("default").answer("Who built it?", "The lighthouse was built by Ada Vane in 1871.")
-        {'score': 0.95…, 'start': 28, 'end': 36, 'answer': 'Ada Vane'}
+        {'score': 0.97…, 'start': 28, 'end': 36, 'answer': 'Ada Vane'}
     """
 
     def __init__(

@@ -245,3 +245,9 @@ def test_no_answer_is_an_empty_string_as_the_removed_pipeline_gave_it(models: di
 def test_what_cannot_be_read_is_said(models: dict[str, str], question: str, document: str, message: str):
     with pytest.raises(InputError, match=message):
         float32_reader(models["bert"]).answer(question, document)
+
+
+def test_the_example_of_the_documentation_is_true():
+    found = float32_reader("default").answer("Who built it?", "The lighthouse was built by Ada Vane in 1871.")
+    assert found == {"score": pytest.approx(0.975, abs=0.005), "start": 28, "end": 36, "answer": "Ada Vane"}
+    assert "{'score': 0.97…, 'start': 28, 'end': 36, 'answer': 'Ada Vane'}" in str(Reader.__doc__)
