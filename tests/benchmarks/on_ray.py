@@ -101,7 +101,7 @@ def run_job(folder: str, config: dict[str, Any]) -> float:
 
 def mixed_rows(rounds: int, peers: Path, data: Path | None, num_documents: int, num_questions: int) -> Iterator[Row]:
     """The whole job on documents of mixed lengths, long windows, beside the pipeline on the same: s for 100 windows."""
-    windows: dict[str, Any] = {"max_tokens": 4096, "overlap_tokens": 512}
+    windows: dict[str, Any] = {"max_tokens": 4096, "overlap_tokens": 512, "max_question_tokens": 128}
     documents = asked_documents(data)
     places = [len(documents) * (2 * i + 1) // (2 * num_documents) for i in range(num_documents)]
     chosen = [(documents[i][0], (documents[i][1] * num_questions)[:num_questions]) for i in places]

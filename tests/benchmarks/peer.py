@@ -1,6 +1,7 @@
 """Another tool reads a document: python peer.py pipeline|haystack MODEL, in the environment of peers.txt.
 
-Takes jobs as JSON lines (document, questions, max_tokens, overlap_tokens, max_answer_tokens), gives {seconds, answers}.
+Takes jobs as JSON lines (document, questions, max_tokens, overlap_tokens, max_answer_tokens, perhaps
+max_question_tokens), gives {seconds, answers}.
 """
 
 import json
@@ -23,7 +24,7 @@ def pipeline_reader(model: str) -> Callable[[dict[str, Any]], list[str]]:
             context=job["document"],
             max_seq_len=job["max_tokens"],
             doc_stride=job["overlap_tokens"],
-            max_question_len=64,
+            max_question_len=job.get("max_question_tokens", 64),
             max_answer_len=job["max_answer_tokens"],
         )
         return [answer["answer"] for answer in (found if isinstance(found, list) else [found])]
