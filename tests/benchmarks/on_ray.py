@@ -21,7 +21,7 @@ from qa_ray.checkpoints import open_checkpoint
 from qa_ray.config import AnswerConfig
 from qa_ray.pipeline import answer_documents
 from qa_ray.reader import ReadableDocument
-from qa_ray.resources import SPARE_CPUS, num_cores
+from qa_ray.resources import SPARE_CPUS, num_cores, start_ray
 
 
 def job_rows(rounds: int, peers: Path, data: Path | None) -> Iterator[Row]:
@@ -72,7 +72,7 @@ def write_tables(folder: str, asked: list[tuple[str, list[str]]]) -> None:
 
 @contextmanager
 def local_ray() -> Iterator[None]:
-    ray.init(address="local", num_cpus=num_cores() + SPARE_CPUS, include_dashboard=False, log_to_driver=False)
+    start_ray(num_cores() + SPARE_CPUS)
     try:
         yield
     finally:

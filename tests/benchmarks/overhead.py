@@ -8,7 +8,6 @@ grow with the corpus.
 """
 
 import json
-import logging
 import os
 import subprocess
 import sys
@@ -36,18 +35,14 @@ def stand_in() -> None:
 
 def job(folder: str, num_documents: int) -> None:
     """Prints the job's figures as a line of JSON."""
-    import ray
 
     from qa_ray.config import AnswerConfig, check_config
     from qa_ray.pipeline import answer_documents
-    from qa_ray.resources import SPARE_CPUS, num_cores
+    from qa_ray.resources import SPARE_CPUS, num_cores, start_ray
 
     places = {name: f"{folder}/{name}.parquet" for name in ("documents", "questions")}
     values = {**places, "output": f"{folder}/output", "preview": 0, "runner": {"device": "cpu"}}
-    ray.init(
-        address="local", num_cpus=num_cores() + SPARE_CPUS, include_dashboard=False, log_to_driver=False,
-        logging_level=logging.ERROR, runtime_env={"worker_process_setup_hook": "overhead.stand_in"},
-    )  # fmt: skip
+    start_ray(num_cores() + SPARE_CPUS, runtime_env={"worker_process_setup_hook": "overhead.stand_in"})
     started = time.perf_counter()
     manifest = answer_documents(check_config(AnswerConfig, values, "overhead.py"))
     seconds = time.perf_counter() - started
