@@ -35,7 +35,6 @@ def stand_in() -> None:
 
 def job(folder: str, num_documents: int) -> None:
     """Prints the job's figures as a line of JSON."""
-
     from qa_ray.config import AnswerConfig, check_config
     from qa_ray.pipeline import answer_documents
     from qa_ray.resources import SPARE_CPUS, num_cores, start_ray
