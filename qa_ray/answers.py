@@ -6,7 +6,8 @@
     P = exp(start_logit + end_logit - log Σ_t exp(start_logit_t) - log Σ_t exp(end_logit_t))
 
 (Clark & Gardner 2018, "Simple and Effective Multi-Paragraph Reading Comprehension", shared normalisation.) It compares
-across a document's windows, and for one window is the softmax product that people know.
+across a document's windows. For one window it is the softmax product that people know, where no words of the question
+nearby raise the logits (lexical.lexical_match).
 
 **Score**: how often such an answer is right, by the slope and the intercept that fine-tuning fits
 (validation.fit_scores):
@@ -22,7 +23,8 @@ as for SQuAD 2.0 in Devlin et al. 2018),
 
     no_answer_score = 1 / (1 + exp(best span's logit - null logit))
 
-in [0, 1]; above the threshold (fine-tuning tunes and stores it, ``evaluate`` names it) the answer is null, and
+in [0, 1], of the model's own logits: the words that lexical.lexical_match finds tell where an answer is, not whether
+there is one. Above the threshold (fine-tuning tunes and stores it, ``evaluate`` names it) the answer is null, and
 ``n_best`` stays.
 
 **One candidate**: spans are compared as character ranges with surrounding white space taken off; of equal ones the best
@@ -38,12 +40,13 @@ from qa_ray.records import Span, Tokens
 
 
 class Candidate(NamedTuple):
-    """A distinct span of characters ``[start_char, stop_char)``, its logit and first token."""
+    """A distinct span of characters ``[start_char, stop_char)``, its logit and its tokens."""
 
     start_char: int
     stop_char: int
     logit: float
     start_token: int
+    stop_token: int
 
 
 def trim(text: str, start_char: int, stop_char: int) -> tuple[int, int]:
@@ -60,11 +63,11 @@ def trim(text: str, start_char: int, stop_char: int) -> tuple[int, int]:
 def candidates(spans: Iterable[Span], tokens: Tokens, text: str, n_best: int) -> list[Candidate]:
     """The first ``n_best`` spans that differ as text ranges and are not empty, best first."""
     found: dict[tuple[int, int], Candidate] = {}
-    for span in spans:
-        first, last = span.start_token, span.stop_token - 1
-        start_char, stop_char = trim(text, int(tokens.start_char_T[first]), int(tokens.stop_char_T[last]))
+    for start_token, stop_token, logit in spans:
+        first_char, last_char = int(tokens.start_char_T[start_token]), int(tokens.stop_char_T[stop_token - 1])
+        start_char, stop_char = trim(text, first_char, last_char)
         if start_char < stop_char and (start_char, stop_char) not in found:
-            found[start_char, stop_char] = Candidate(start_char, stop_char, span.logit, first)
+            found[start_char, stop_char] = Candidate(start_char, stop_char, logit, start_token, stop_token)
             if len(found) == n_best:
                 break
     return list(found.values())
@@ -83,8 +86,8 @@ def answer(
 ) -> dict[str, Any]:
     """The fields of records.ANSWER that the model decides.
 
-    ``log_normaliser`` is the sum of the start's and the end's; ``null_logit`` is ranked as the candidates are. A
-    document without candidates (tokens of white space only) has no answer.
+    ``log_normaliser`` is the sum of the start's and the end's; ``null_logit`` is ranked and raised as the best
+    candidate is. A document without candidates (tokens of white space only) has no answer.
     """
     n_best = [
         {

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, NonNegativeInt, PositiveInt, ValidationError
 from transformers.models.auto.modeling_auto import MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES
 
 from qa_ray.errors import ModelError
@@ -34,13 +34,14 @@ class ModelSettings(BaseModel):
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
-    max_tokens: int = 384
-    overlap_tokens: int = 128
-    max_question_tokens: int = 64
+    max_tokens: PositiveInt = 384
+    overlap_tokens: NonNegativeInt = 128
+    max_question_tokens: PositiveInt = 64
     ranking: Ranking = "logit_minus_null"
-    no_answer_threshold: float = 1.0
-    score_slope: float = Field(default=1.0, gt=0, allow_inf_nan=False)
-    score_intercept: float = Field(default=0.0, allow_inf_nan=False)
+    lexical_weight: float = Field(default=0.0, ge=0, le=100)
+    no_answer_threshold: float = Field(default=1.0, ge=0, le=1)
+    score_slope: FiniteFloat = Field(default=1.0, gt=0)
+    score_intercept: FiniteFloat = 0.0
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,10 @@ def _without_secrets(place: str) -> str:
     return place
 
 
+def _as_list(given: Any) -> Any:
+    return [given] if isinstance(given, str) else given
+
+
 # An empty place would be the folder that one happens to stand in.
 Place = Annotated[str, Field(min_length=1), AfterValidator(_without_secrets)]
 
@@ -75,6 +79,7 @@ class AnswerSettings(Section):
     n_best: PositiveInt = 5
     max_answer_tokens: PositiveInt = 30
     ranking: Ranking | None = None
+    lexical_weight: float | None = Field(default=None, ge=0, le=100)
     no_answer_threshold: float | None = Field(default=None, ge=0, le=1)
     score_slope: float | None = Field(default=None, gt=0)
     score_intercept: float | None = None
@@ -206,6 +211,7 @@ class TrainingSettings(Section):
     checkpoint_steps: PositiveInt = 200
     seed: int = Field(default=0, ge=0)
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    averaged_with: Annotated[list[Place], BeforeValidator(_as_list)] = []
     saved_dtype: Literal["float32", "float16", "bfloat16"] = "float32"
 
 
@@ -240,7 +246,7 @@ class EvaluateConfig(Section):
     answers: Place
     questions: Place
     metric: Literal["squad", "cmrc", "cuad"] = "squad"
-    by: Annotated[list[str], BeforeValidator(lambda given: [given] if isinstance(given, str) else given)] = []
+    by: Annotated[list[str], BeforeValidator(_as_list)] = []
     resamples: int = Field(default=1000, ge=0)
     output: Place | None = None
     storage: StorageSettings = StorageSettings()

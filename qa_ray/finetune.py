@@ -70,6 +70,7 @@ class FinetunePlan:
 
     config: FinetuneConfig
     model: str
+    averaged_with: tuple[str, ...]
     output: str
     settings: ReadingSettings
     window_tokens: tuple[int, ...]
@@ -133,6 +134,8 @@ def make_plan(config: FinetuneConfig) -> FinetunePlan:
     if config.validation.documents and config.validation.questions:
         validation, more = _open_tables(config, config.validation.documents, config.validation.questions)
         fingerprints |= {f"validation.{name}": value for name, value in more.items()}
+    averaged_with = tuple(model_anywhere(name) for name in config.training.averaged_with)
+    training = config.training.model_dump(exclude={"batch_tokens", "averaged_with"})
     identity = {
         "job": "finetune",
         "qa_ray": VERSION,
@@ -144,13 +147,15 @@ def make_plan(config: FinetuneConfig) -> FinetunePlan:
             name: getattr(settings, name) for name in type(config.windows).model_fields if hasattr(settings, name)
         },
         "long_questions": config.windows.long_questions,
-        **{f"training.{name}": value for name, value in config.training.model_dump(exclude={"batch_tokens"}).items()},
+        **{f"training.{name}": value for name, value in training.items()},
+        "training.averaged_with": [open_checkpoint(model).fingerprint for model in averaged_with],
         "validation.held_out": config.validation.held_out,
         "validation.metric": config.validation.metric,
     }
     return FinetunePlan(
         config=config,
         model=model,
+        averaged_with=averaged_with,
         output=full_uri(config.output),
         settings=settings,
         window_tokens=window_tokens,
@@ -290,6 +295,7 @@ def learn(plan: FinetunePlan, output: Output, labelled: Labelled) -> tuple[Any, 
     job = TrainingJob(
         storage=config.storage.model_dump(),
         model=plan.model,
+        averaged_with=plan.averaged_with,
         max_tokens=plan.settings.max_tokens,
         overlap_tokens=plan.settings.overlap_tokens,
         max_question_tokens=plan.settings.max_question_tokens,

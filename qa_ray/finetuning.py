@@ -52,6 +52,7 @@ class TrainingJob:
 
     storage: dict[str, Any]  # for use_s3
     model: str
+    averaged_with: tuple[str, ...]  # models
     max_tokens: int  # of windows in validation and in use
     overlap_tokens: int
     max_question_tokens: int
@@ -111,6 +112,7 @@ class _Worker:
             device=device.type,
             prepare=_prepare,
             num_workers=self.num_workers,
+            averaged_with=[open_checkpoint(model).folder for model in job.averaged_with],
         )
         self.batch_tokens = job.batch_tokens or BATCH_TOKENS[device.type]
         self.progress = Progress()
@@ -124,7 +126,7 @@ class _Worker:
             while self.progress.epoch < self.job.epochs:
                 self._learn()
                 self._end_epoch()
-            if not self.progress.epochs:  # nothing to learn: the model stays, and is measured and calibrated
+            if not self.progress.epochs:  # nothing to learn: the model is measured and calibrated
                 self._end_epoch()
 
     def _learn(self) -> None:
@@ -213,6 +215,7 @@ class _Worker:
             "overlap_tokens": job.overlap_tokens,
             "max_question_tokens": job.max_question_tokens,
             "ranking": own.ranking,
+            "lexical_weight": own.lexical_weight,
             **found,
             **job.about,
             "epoch": len(self.progress.epochs) + 1,

@@ -1,7 +1,7 @@
 """What a run will be: everything checked and counted before a model is loaded or a GPU asked for."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +94,7 @@ def make_plan(config: AnswerConfig) -> Plan:
         "model": checkpoint.fingerprint,
         "qa_ray": VERSION,
         **{f"columns.{name}": value for name, value in columns.items()},
-        **{_setting_name(config, name): value for name, value in asdict(settings).items()},
+        **{_setting_name(config, name): value for name, value in settings.model_dump().items()},
         "windows.long_questions": config.windows.long_questions,
         "runner.dtype": config.runner.dtype,
         "runner.forward": config.runner.forward,

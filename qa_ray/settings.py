@@ -1,37 +1,37 @@
 """What decides an answer besides the model: the user's settings laid over the checkpoint's own, and checked."""
 
-from dataclasses import dataclass
 from typing import Any
 
-from qa_ray.checkpoints import Checkpoint
+from pydantic import ConfigDict, NonNegativeInt, PositiveInt, ValidationError
+
+from qa_ray.checkpoints import Checkpoint, ModelSettings
 from qa_ray.errors import ConfigError
-from qa_ray.records import Layout, Ranking
+from qa_ray.records import Layout
 
 
-@dataclass(frozen=True)
-class ReadingSettings:
-    """Everything that decides an answer besides the model, with no default left open. Lengths in tokens."""
+class ReadingSettings(ModelSettings):
+    """Everything that decides an answer besides the model, as ``settle`` finds it. Lengths in tokens."""
 
-    max_tokens: int
-    overlap_tokens: int
-    max_question_tokens: int
-    ranking: Ranking
-    no_answer_threshold: float
-    score_slope: float
-    score_intercept: float
-    max_answer_tokens: int = 30
-    n_best: int = 5
-    snippet_chars: int = 160
+    model_config = ConfigDict(extra="forbid")
+
+    max_answer_tokens: PositiveInt = 30
+    n_best: PositiveInt = 5
+    snippet_chars: NonNegativeInt = 160
 
 
 def settle(checkpoint: Checkpoint, layout: Layout, model_max_tokens: int, **given: Any) -> ReadingSettings:
     """The settings given, and the model's own where one is None, checked against each other and the model.
 
     Raises:
-        ConfigError: windows longer than the model reads, or an overlap that leaves a window no step.
+        ConfigError: a value that cannot be, windows longer than the model reads, or an overlap that leaves a window no
+            step.
     """
-    own = {name: getattr(checkpoint.settings, name) for name in type(checkpoint.settings).model_fields}
-    settings = ReadingSettings(**own | {name: value for name, value in given.items() if value is not None})
+    own = checkpoint.settings.model_dump(include=set(ModelSettings.model_fields))
+    try:
+        settings = ReadingSettings(**own | {name: value for name, value in given.items() if value is not None})
+    except ValidationError as error:
+        fault = error.errors()[0]
+        raise ConfigError(f"{fault['loc'][0]}={fault['input']!r}: {fault['msg']}") from error
     longest = min(checkpoint.max_positions, model_max_tokens)
     if settings.max_tokens > longest:
         raise ConfigError(

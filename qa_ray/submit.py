@@ -22,7 +22,8 @@ from qa_ray.errors import ConfigError, JobError
 
 # What runs on the cluster finds its config under this name, in its working directory.
 CONFIG = "config.yaml"
-PLACES = ("documents", "questions", "output", "model", "answers", "source")
+TABLES = ("documents", "questions", "output", "answers", "source", "validation.documents", "validation.questions")
+MODELS = ("model", "training.averaged_with")
 
 
 class SubmittedJob:
@@ -76,16 +77,18 @@ def submit(verb: str, config: Section, address: str, *, with_code: bool) -> Subm
 
 
 def _check_places(values: dict[str, Any]) -> None:
-    for name in PLACES:
-        place = values.get(name)
-        if not isinstance(place, str) or "://" in place or place.startswith("/"):
-            continue
-        if name == "model" and (place == "default" or not Path(place).exists()):  # the rest are hub ids
-            continue
-        raise ConfigError(
-            f"{name}={place!r} is a place on this machine; a cluster needs one that all of its nodes reach, such as "
-            f"s3://bucket/{Path(place).name}, or an absolute path on a shared mount"
-        )
+    for name in (*TABLES, *MODELS):
+        section, _, key = name.rpartition(".")
+        found = (values.get(section, {}) if section else values).get(key)
+        for place in found if isinstance(found, list) else [found]:
+            if not isinstance(place, str) or "://" in place or place.startswith("/"):
+                continue
+            if name in MODELS and (place == "default" or not Path(place).exists()):  # the rest are hub ids
+                continue
+            raise ConfigError(
+                f"{name}={place!r} is a place on this machine; a cluster needs one that all of its nodes reach, such "
+                f"as s3://bucket/{Path(place).name}, or an absolute path on a shared mount"
+            )
 
 
 def _connect(address: str) -> Any:

@@ -7,7 +7,7 @@ from a saved state does what the unbroken run would have done.
 
 import copy
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig
 from transformers.utils import logging as transformers_logging
 
+from qa_ray.errors import ModelError
 from qa_ray.examples import Batch
 from qa_ray.logits import end_to_end, find_dtype, load
 from qa_ray.losses import answer_loss
@@ -49,7 +50,11 @@ def rate(progress: float, peak: float, warmup: float) -> float:
 
 
 class Trainee:
-    """The checkpoint in ``folder``, its optimiser, and one step after the other."""
+    """The checkpoint in ``folder``, its optimiser, and one step after the other.
+
+    ``averaged_with`` are folders of checkpoints of the same shape: the mean of their weights and those learnt is saved
+    (Wortsman et al. 2022, "Model soups").
+    """
 
     def __init__(
         self,
@@ -60,6 +65,7 @@ class Trainee:
         device: str,
         prepare: Callable[[nn.Module], nn.Module] = lambda module: module,  # for several workers
         num_workers: int = 1,
+        averaged_with: Sequence[str] = (),
     ):
         transformers_logging.disable_progress_bar()
         transformers_logging.set_verbosity_error()
@@ -69,6 +75,7 @@ class Trainee:
         dropout = _dropout(config, settings.dropout, settings.attention_dropout)
         self._own_dropout = {name: getattr(config, name) for name in dropout}
         self.pretrained: Any = load(folder, torch.float32, needs_head=False, **dropout).train()
+        self._averaged = [_weights_like(self.pretrained, other) for other in averaged_with]
         runner = end_to_end(self.pretrained, document_type_id)
         if settings.gradient_checkpointing:
             _save_memory(self.pretrained, runner)
@@ -135,8 +142,10 @@ class Trainee:
         The model's own save_pretrained writes nothing in workers other than the first.
         """
         kind = getattr(torch, dtype)
-        state = self.pretrained.state_dict()
-        weights = {name: tensor.detach().cpu().to(kind).contiguous() for name, tensor in state.items()}
+        weights = {}
+        for name, tensor in self.pretrained.state_dict().items():
+            alike = [tensor.cpu(), *(other[name] for other in self._averaged)]
+            weights[name] = (torch.stack(alike).mean(dim=0) if self._averaged else alike[0]).to(kind).contiguous()
         config = copy.deepcopy(self.pretrained.config)
         config.dtype, config.architectures = kind, [type(self.pretrained).__name__]
         config.update(self._own_dropout)  # what this run learnt with is not the next one's
@@ -155,6 +164,22 @@ class Trainee:
         if is_last or not isinstance(self.model, nn.parallel.DistributedDataParallel):
             return nullcontext()
         return self.model.no_sync()
+
+
+def _weights_like(model: nn.Module, folder: str) -> dict[str, Tensor]:
+    """The weights of the checkpoint in ``folder``, in float32.
+
+    Raises:
+        ModelError: they are not of the shapes of ``model``'s.
+    """
+    weights = load(folder, torch.float32).state_dict()
+    shapes, wanted = ({name: tensor.shape for name, tensor in each.items()} for each in (weights, model.state_dict()))
+    if differing := sorted(name for name in shapes | wanted if shapes.get(name) != wanted.get(name)):
+        raise ModelError(
+            f"training.averaged_with: {folder!r} is not of the model's shape ({differing[0]} differs); "
+            "only models that were made from the same one can be averaged"
+        )
+    return weights
 
 
 def _dropout(config: Any, dropout: float | None, attention_dropout: float | None) -> dict[str, float]:

@@ -7,7 +7,6 @@ Shapes: R questions that have an answer.
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -40,7 +39,8 @@ class Validated(NamedTuple):
 
 def answer_validation(reader: Reader, documents: Sequence[ValidationDocument]) -> list[Validated]:
     """The answers to all questions."""
-    settings = replace(reader.settings, score_slope=1.0, score_intercept=0.0, no_answer_threshold=1.0, snippet_chars=0)
+    uncalibrated = {"score_slope": 1.0, "score_intercept": 0.0, "no_answer_threshold": 1.0, "snippet_chars": 0}
+    settings = reader.settings.model_copy(update=uncalibrated)
     results = reader.read([document.document for document in documents], settings)
     return [
         Validated(

@@ -100,7 +100,7 @@ def test_rounding_makes_no_answer_certain():
 
 
 def test_no_answer_is_null_above_the_threshold_and_keeps_the_n_best():
-    best = [Candidate(0, 2, 1.0, 0)]
+    best = [Candidate(0, 2, 1.0, 0, 1)]
     found = answer("ab", best, log_normaliser=1.0, null_logit=3.0, no_answer_threshold=0.5)
     assert found["no_answer_score"] == pytest.approx(1 / (1 + math.exp(-2)))
     assert found["answer"] is found["start_char"] is found["stop_char"] is found["score"] is found["snippet"] is None

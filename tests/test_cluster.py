@@ -25,7 +25,10 @@ from cluster_jobs import (
 from ray_cluster import RayCluster, ray_cluster
 from running import assert_same_answers, read_rows, write_config, write_job
 
+from qa_ray.config import FinetuneConfig, check_config
+from qa_ray.errors import ConfigError
 from qa_ray.pipeline import answer_documents
+from qa_ray.submit import submit as submit_job
 
 
 @pytest.fixture(scope="module")
@@ -142,6 +145,24 @@ def test_places_that_no_node_can_read_are_told_before_anything_travels(tmp_path:
     done = submit(cluster_of_none, config, "--address", "127.0.0.1:8265")  # pyright: ignore[reportArgumentType]
     assert done.returncode == 2
     assert "--address '127.0.0.1:8265' is not the dashboard's URL" in " ".join(done.stderr.split())
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"validation": {"documents": "held/documents", "questions": "s3://lake/held"}}, "validation.documents='held/"),
+        ({"training": {"averaged_with": ["default", "org/on-the-hub", "second"]}}, "training.averaged_with='second'"),
+    ],
+)
+def test_places_within_a_section_are_told_too(
+    settings: dict, named: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "second").mkdir()
+    monkeypatch.chdir(tmp_path)
+    tables = {name: f"s3://lake/{name}" for name in ("documents", "questions", "output")}
+    config = check_config(FinetuneConfig, tables | settings, "test")
+    with pytest.raises(ConfigError, match=f"{named}.* is a place on this machine; a cluster needs one that all"):
+        submit_job("finetune", config, "http://127.0.0.1:1", with_code=False)
 
 
 @pytest.mark.slow

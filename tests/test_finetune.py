@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from models import save_model
 from running import (
     command_line,
@@ -247,8 +248,8 @@ def test_it_learns_from_and_to_object_storage(lesson: dict[str, Any], tmp_path: 
 def test_without_epochs_the_model_stays_and_is_calibrated(lesson: dict[str, Any], learnt: Any, tmp_path: Path):
     model = tmp_path / "model"
     shutil.copytree(f"{lesson['output']}/model", model)
-    unsure = {**json.loads((model / "qa_ray.json").read_text()), "score_slope": 0.1, "score_intercept": 9.0}
-    (model / "qa_ray.json").write_text(json.dumps(unsure))
+    unsure = {"score_slope": 0.1, "score_intercept": 9.0, "lexical_weight": 0.25}
+    (model / "qa_ray.json").write_text(json.dumps(json.loads((model / "qa_ray.json").read_text()) | unsure))
     tables = {name: lesson[name] for name in ("documents", "questions")}
     own = {**lesson, **tables, "model": str(model), "validation": {"metric": "cmrc"}, "training": {"epochs": 0}}
     manifest = finetune(check_config(FinetuneConfig, own | {"output": str(tmp_path / "calibrated")}, "test"))
@@ -260,7 +261,21 @@ def test_without_epochs_the_model_stays_and_is_calibrated(lesson: dict[str, Any]
     )
     assert fitted.score_slope == pytest.approx(learnt_with.score_slope, rel=1e-3) != 1
     assert fitted.score_intercept == pytest.approx(learnt_with.score_intercept, rel=1e-3)
+    assert fitted.lexical_weight == 0.25
     assert_same_weights(tmp_path / "calibrated", lesson["output"], 0)
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_without_epochs_the_mean_of_models_is_calibrated(lesson: dict[str, Any], learnt: Any, tmp_path: Path):
+    first, last = lesson["model"], f"{lesson['output']}/model"
+    training = {"epochs": 0, "averaged_with": [first, last]}
+    plan = config(lesson | {"model": first}, tmp_path / "mean", training=training)
+    finetune(plan)
+    begun, ended, mean = load_file(Path(first) / "model.safetensors"), weights(lesson["output"]), weights(plan.output)
+    for name in mean:
+        torch.testing.assert_close(mean[name], (2 * begun[name] + ended[name]) / 3)
+    with told(OutputError, "holds another run, which differs in training.averaged_with"):
+        finetune(config(lesson | {"model": first}, plan.output, training=training | {"averaged_with": [first]}))
 
 
 @pytest.mark.usefixtures("ray_session")
@@ -312,6 +327,8 @@ def test_settings_that_do_not_fit_are_told_before_anything_runs(lesson: dict[str
         finetune(config(lesson, tmp_path / "out", training={"window_tokens": [64, 4096]}))
     with told(ModelError, "model 'org/name': no such folder here, and the hub did not give it"):
         finetune(config(lesson | {"model": "org/name"}, tmp_path / "out"))
+    with told(ModelError, "model 'org/other': no such folder here, and the hub did not give it"):
+        finetune(config(lesson, tmp_path / "out", training={"averaged_with": ["org/other"]}))
     with told(ConfigError, "validation needs documents and questions, or neither"):
         check_config(FinetuneConfig, lesson | {"validation": {"documents": "x"}}, "test")
     tables = write_tables(tmp_path / "tables", *stories())

@@ -10,13 +10,16 @@ from transformers import AutoModelForQuestionAnswering, AutoTokenizer
 
 from qa_ray import Reader
 from qa_ray.answers import trim
-from qa_ray.errors import InputError
+from qa_ray.errors import ConfigError, InputError
+from qa_ray.lexical import lexical_match
 from qa_ray.logits import Logits, Pair, logits
 from qa_ray.reader import ReadableDocument
 from qa_ray.records import Ranking
 
-DOCUMENT = (TEXT + "A literal </s> [SEP] <mask> stands here 😀. ") * 4
+DOCUMENT = (TEXT + "A literal </s> [SEP] <mask> stands here 😀. ") * 2
+DOCUMENT += "The keeper of Ushant was Ada Vane. " + DOCUMENT
 QUESTIONS = ["Who built the lighthouse?", "它在哪里？", "When was the agreement signed, and by whom, and why?"]
+RARE_WORDS = "Who was the keeper of Ushant?"
 
 
 def float32_reader(folder: str, **settings: Any) -> Reader:
@@ -81,7 +84,9 @@ def test_logits_equal_transformers_on_each_window_alone(models: dict[str, str], 
             assert float(found.null_end_W[w]) == pytest.approx(float(theirs["null"][1]), abs=1e-5 * scale)
 
 
-def brute_force(reference: list[dict], longest: int, ranking: Ranking) -> dict[tuple[int, int], float]:
+def brute_force(
+    reference: list[dict], longest: int, ranking: Ranking, lexical_T: np.ndarray
+) -> dict[tuple[int, int], float]:
     """Every span of every window; each token's logit comes from the window that gives it most context."""
     last = max(w["first_token"] + len(w["start"]) for w in reference)
     best: dict[int, tuple[float, float, float, tuple]] = {}
@@ -106,25 +111,50 @@ def brute_force(reference: list[dict], longest: int, ranking: Ranking) -> dict[t
             for j in range(i, min(i + longest, tokens.stop)):
                 span = trim(DOCUMENT, best[i][3][0], best[j][3][1])
                 if span[0] < span[1]:
-                    found[span] = max(found.get(span, -np.inf), best[i][1] + best[j][2])
+                    logit = best[i][1] + best[j][2] + float(lexical_T[i] + lexical_T[j])
+                    found[span] = max(found.get(span, -np.inf), logit)
     return found
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("ranking", ["logit", "logit_minus_null"])
+@pytest.mark.parametrize(("ranking", "lexical_weight"), [("logit", 0), ("logit_minus_null", 0), ("logit", 0.5)])
 def test_the_n_best_equal_a_brute_force_search_over_all_spans_of_all_windows(
-    models: dict[str, str], family: str, ranking: Ranking
+    models: dict[str, str], family: str, ranking: Ranking, lexical_weight: float
 ):
-    reader = float32_reader(models[family], max_answer_tokens=9, ranking=ranking)
-    for question in QUESTIONS:
+    reader = float32_reader(models[family], max_answer_tokens=9, ranking=ranking, lexical_weight=lexical_weight)
+    for question in [RARE_WORDS] if lexical_weight else QUESTIONS:
         found = reader.answer(question, DOCUMENT, top_k=30)
-        expected = brute_force(each_window_alone(models[family], question, 64, 16), 9, ranking)
+        ids = reader.tokeniser(DOCUMENT).ids_T, reader.tokeniser.question(question)
+        lexical_T = lexical_weight * lexical_match(*ids)
+        assert lexical_T.any() == (lexical_weight > 0)
+        expected = brute_force(each_window_alone(models[family], question, 64, 16), 9, ranking, lexical_T)
         by_logit = sorted(expected.values(), reverse=True)
         for rank, span in enumerate(found):
             assert expected[span["start"], span["end"]] == pytest.approx(by_logit[rank], abs=1e-4)
             assert DOCUMENT[span["start"] : span["end"]] == span["answer"]
         assert len({(span["start"], span["end"]) for span in found}) == 30
         assert sum(span["score"] for span in found) <= 1
+
+
+@pytest.mark.parametrize("ranking", ["logit", "logit_minus_null"])
+def test_words_of_the_question_tell_where_an_answer_is_not_whether_there_is_one(
+    models: dict[str, str], ranking: Ranking
+):
+    reader = float32_reader(models["bert"], ranking=ranking, lexical_weight=20.0)
+    document = readable(reader, RARE_WORDS)
+    pair = reader.pair(document, document.questions[0], reader.settings)
+    found = logits(reader.model, reader.layout, [pair])
+    ((answer,),) = reader.read([document])
+    (first,), (last,) = (
+        np.flatnonzero(chars == answer[name])
+        for chars, name in ((document.tokens.start_char_T, "start_char"), (document.tokens.stop_char_T, "stop_char"))
+    )
+    match_T = lexical_match(pair.document_ids_T, pair.question_ids)
+    assert match_T[first] == match_T[last] == match_T.max() > 0
+    window = np.searchsorted(pair.windows.own_stop_W, first, side="right")
+    null = found.null_start_W[window] + found.null_end_W[window]
+    logit = found.start_T[first] + found.end_T[last]
+    assert answer["no_answer_score"] == pytest.approx(float(torch.sigmoid(null - logit)), rel=1e-3)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -245,6 +275,29 @@ def test_no_answer_is_an_empty_string_as_the_removed_pipeline_gave_it(models: di
 def test_what_cannot_be_read_is_said(models: dict[str, str], question: str, document: str, message: str):
     with pytest.raises(InputError, match=message):
         float32_reader(models["bert"]).answer(question, document)
+
+
+def test_fewer_than_one_answer_cannot_be_had(models: dict[str, str]):
+    with pytest.raises(InputError, match="top_k=0: there is no such number of answers; give 1 or more"):
+        float32_reader(models["bert"]).answer("Who?", DOCUMENT, top_k=0)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"score_slope": -1.0}, "score_slope=-1.0: Input should be greater than 0"),
+        ({"score_intercept": float("nan")}, "score_intercept=nan: Input should be a finite number"),
+        ({"no_answer_threshold": 2}, "no_answer_threshold=2: Input should be less than or equal to 1"),
+        ({"overlap_tokens": -1}, "overlap_tokens=-1: Input should be greater than or equal to 0"),
+        ({"lexical_weight": -0.1}, "lexical_weight=-0.1: Input should be greater than or equal to 0"),
+        ({"lexical_weight": 1e300}, "lexical_weight=1e.300: Input should be less than or equal to 100"),
+        ({"max_answer_tokens": 0}, "max_answer_tokens=0: Input should be greater than 0"),
+        ({"ranking": "loudest"}, "ranking='loudest': Input should be 'logit' or 'logit_minus_null'"),
+    ],
+)
+def test_a_setting_that_cannot_be_is_said(models: dict[str, str], setting: dict, message: str):
+    with pytest.raises(ConfigError, match=message):
+        float32_reader(models["bert"], **setting)
 
 
 def test_the_example_of_the_documentation_is_true():

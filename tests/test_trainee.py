@@ -1,6 +1,7 @@
 """Learning one step after the other: every family, however the work is divided, and on from a saved state."""
 
 import json
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 import torch
 from models import FAMILIES, save_model
 
+from qa_ray.errors import ModelError
 from qa_ray.examples import Batch, LabelledDocument, LabelledQuestion, epoch_examples, make_batch
 from qa_ray.logits import load
 from qa_ray.reader import Reader
@@ -45,13 +47,15 @@ def batches(folder: str, *sizes: int) -> list[Batch]:
     return [make_batch(documents, layout, examples[a:b]) for a, b in pairwise(bounds)]
 
 
-def trainee(folder: str, **changes) -> Trainee:
+def trainee(folder: str, averaged_with: Sequence[str] = (), **changes) -> Trainee:
     settings = LearningSettings(**{**SETTINGS.__dict__, **changes})
-    return Trainee(folder, settings, document_type_id=Tokeniser(folder).layout().document_type_id, device="cpu")
+    type_id = Tokeniser(folder).layout().document_type_id
+    return Trainee(folder, settings, document_type_id=type_id, device="cpu", averaged_with=averaged_with)
 
 
-def weights(learner: Trainee) -> torch.Tensor:
-    return torch.cat([parameter.detach().flatten() for parameter in learner.pretrained.parameters()])
+def weights(model: Any) -> torch.Tensor:
+    model = model.pretrained if isinstance(model, Trainee) else model
+    return torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -144,6 +148,29 @@ def dropouts(folder: Path) -> dict[str, float]:
     found = {name: value for name, value in config.items() if "dropout" in name}
     assert any(found.values())  # the settings have none
     return found
+
+
+def test_the_mean_of_what_was_learnt_and_other_models_is_saved(checkpoints: dict[str, str], tmp_path: Path):
+    folder, other = checkpoints["distilbert"], tmp_path / "other"
+    learner = trainee(folder, averaged_with=[folder])
+    first = weights(learner)
+    learner.step(batches(folder, 12), 12, 0.0, (0, 0))
+    learner.save_pretrained(other, "float32")
+    one = weights(load(str(other), torch.float32))
+    torch.testing.assert_close(one, (first + weights(learner)) / 2)
+    learner = trainee(folder, averaged_with=[folder, str(other)])
+    learner.step(batches(folder, 12), 12, 0.0, (1, 0))
+    learnt = weights(learner)
+    learner.save_pretrained(tmp_path / "mean", "float32")
+    mean = weights(load(str(tmp_path / "mean"), torch.float32))
+    torch.testing.assert_close(mean, (first + one + learnt) / 3)
+    assert not torch.allclose(mean, learnt)
+    assert torch.equal(weights(learner), learnt), "it goes on from all that was learnt"
+
+
+def test_models_of_another_shape_cannot_be_averaged(checkpoints: dict[str, str]):
+    with pytest.raises(ModelError, match=r"is not of the model's shape \(.* differs\); only models that"):
+        trainee(checkpoints["distilbert"], averaged_with=[checkpoints["bert"]])
 
 
 def test_a_head_is_made_where_there_is_none(checkpoints: dict[str, str], tmp_path: Path):

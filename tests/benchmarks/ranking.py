@@ -1,16 +1,16 @@
-"""How windows should be ranked against each other for a model: EM and F1 on long documents, by ranking.
+"""How places of a long document should be ranked for a model: EM and F1 by ranking and by lexical weight.
 
     python tests/benchmarks/ranking.py dev-v1.1.json [model] [articles] [questions per article]
 
 Joins the paragraphs of each article of a SQuAD file into one long document and asks questions of it. Put the better
-ranking into the model's qa_ray.json.
+ranking and weight into the model's qa_ray.json.
 """
 
 import json
 import random
 import sys
 from collections import defaultdict
-from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 from qa_ray import Reader
@@ -20,6 +20,7 @@ from qa_ray.reader import ReadableDocument, answer_pairs
 from qa_ray.records import Ranking
 
 RANKINGS: tuple[Ranking, ...] = ("logit", "logit_minus_null")
+LEXICAL_WEIGHTS = (0.0, 0.2, 0.4, 0.6)
 
 
 def main(path: str, model: str = "default", num_articles: str = "7", num_questions: str = "25") -> None:
@@ -36,13 +37,13 @@ def main(path: str, model: str = "default", num_articles: str = "7", num_questio
         pairs = [reader.pair(document, question, reader.settings) for question in questions]
         found = logits(reader.model, reader.layout, pairs)
         totals["questions"] += len(asked)
-        for ranking in RANKINGS:
-            settings = replace(reader.settings, ranking=ranking)
+        for ranking, weight in product(RANKINGS, LEXICAL_WEIGHTS):
+            settings = reader.settings.model_copy(update={"ranking": ranking, "lexical_weight": weight})
             for qa, answer in zip(asked, answer_pairs([document] * len(pairs), pairs, found, settings), strict=True):
                 best = answer["n_best"][0]["answer"]
                 exact, f1 = squad1_scores(best, [gold["text"] for gold in qa["answers"]])
-                totals[f"{ranking} EM"] += exact
-                totals[f"{ranking} F1"] += f1
+                totals[f"{ranking} {weight} EM"] += exact
+                totals[f"{ranking} {weight} F1"] += f1
         print({name: round(100 * total / totals["questions"], 1) for name, total in totals.items()}, flush=True)  # noqa: T201
 
 
