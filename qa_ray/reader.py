@@ -22,7 +22,7 @@ from qa_ray.spans import log_normalisers, rank_logits, spans
 from qa_ray.tokens import Tokeniser
 from qa_ray.windows import windows
 
-# Of this many (token, question) pairs the logits, those ranked, what raises them, and reaches are held at a time: 32
+# Of this many (token, question) pairs the logits, those ranked, boosts, and reaches are held at a time: 32
 # bytes each, 130 MB, however long the document. What is found of a pair takes about as much as 100 tokens.
 MAX_HELD_TOKENS, TOKENS_PER_PAIR = 4_000_000, 100
 
@@ -216,19 +216,19 @@ def answer_pairs(
     num_owned_W = torch.from_numpy(num_owned_W).to(device)
     start_T = rank_logits(found.start_T, found.null_start_W, num_owned_W, settings.ranking)
     end_T = rank_logits(found.end_T, found.null_end_W, num_owned_W, settings.ranking)
-    raised = [_raised_T(pair, settings.lexical_weight) for pair in pairs]
-    all_raised_T = torch.from_numpy(np.concatenate(raised)).to(device)
-    start_T, end_T = start_T + all_raised_T, end_T + all_raised_T
+    boosts = [_boost(pair, settings.lexical_weight) for pair in pairs]
+    boost_T = torch.from_numpy(np.concatenate(boosts)).to(device)
+    start_T, end_T = start_T + boost_T, end_T + boost_T
     reach_T = torch.from_numpy(np.concatenate([pair.windows.reach_T() for pair in pairs])).to(device)
     normalisers = log_normalisers(start_T, num_tokens) + log_normalisers(end_T, num_tokens)
     if not np.isfinite(normalisers).all():
         raise FloatingPointError("the model's logits are no finite numbers; try runner.dtype=float32")
     null_logits = iter((found.null_start_W + found.null_end_W).tolist())
     answers = []
-    for document, pair, raised_T, best_spans, normaliser in zip(
+    for document, pair, boost, best_spans, normaliser in zip(
         documents,
         pairs,
-        raised,
+        boosts,
         spans(start_T, end_T, reach_T, num_tokens, settings.max_answer_tokens),
         normalisers.tolist(),
         strict=True,
@@ -239,7 +239,7 @@ def answer_pairs(
         if best and settings.ranking == "logit":
             null_logit = null_logit_W[np.searchsorted(pair.windows.own_stop_W, best[0].start_token, side="right")]
         if best:  # whether the answer stands there is the model's to say
-            null_logit += float(raised_T[best[0].start_token] + raised_T[best[0].stop_token - 1])
+            null_logit += float(boost[best[0].start_token] + boost[best[0].stop_token - 1])
         answers.append(
             answer(
                 document.text,
@@ -255,8 +255,8 @@ def answer_pairs(
     return answers
 
 
-def _raised_T(pair: Pair, weight: float) -> np.ndarray:
-    """By how much the start and the end logit of each token of the document are raised, in float32."""
+def _boost(pair: Pair, weight: float) -> np.ndarray:
+    """What is added to the start and to the end logit of each token of the document, [T] in float32."""
     if not weight:
         return np.zeros(len(pair.document_ids_T), dtype=np.float32)
     return np.float32(weight) * lexical_match(pair.document_ids_T, pair.question_ids)

@@ -22,8 +22,9 @@ from qa_ray.errors import ConfigError, JobError
 
 # What runs on the cluster finds its config under this name, in its working directory.
 CONFIG = "config.yaml"
-TABLES = ("documents", "questions", "output", "answers", "source", "validation.documents", "validation.questions")
 MODELS = ("model", "training.averaged_with")
+TABLES = ("documents", "questions", "answers", "validation.documents", "validation.questions")
+PLACES = (*TABLES, *MODELS, "source", "output")
 
 
 class SubmittedJob:
@@ -77,7 +78,7 @@ def submit(verb: str, config: Section, address: str, *, with_code: bool) -> Subm
 
 
 def _check_places(values: dict[str, Any]) -> None:
-    for name in (*TABLES, *MODELS):
+    for name in PLACES:
         section, _, key = name.rpartition(".")
         found = (values.get(section, {}) if section else values).get(key)
         for place in found if isinstance(found, list) else [found]:

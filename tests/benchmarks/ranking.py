@@ -3,7 +3,7 @@
     python tests/benchmarks/ranking.py dev-v1.1.json [model] [articles] [questions per article]
 
 Joins the paragraphs of each article of a SQuAD file into one long document and asks questions of it. Put the better
-ranking and weight into the model's qa_ray.json.
+ranking and weight into the model's qa_ray.json, then fit its scores anew (configs/calibrate.yaml).
 """
 
 import json
