@@ -69,12 +69,17 @@ def save_model(
 
 def wordpiece(text: str, *, types: bool) -> PreTrainedTokenizerFast:
     """A small BERT tokenizer: lower case, accents stripped, CJK by character."""
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.decoder = decoders.WordPiece()
+    normalizer, pre_tokenizer = normalizers.BertNormalizer(lowercase=True), pre_tokenizers.BertPreTokenizer()
+    words = {word for word, _ in pre_tokenizer.pre_tokenize_str(normalizer.normalize_str(text))}
+    # Not trained: tokenizers' trainer breaks ties by the order of a hash map, another vocabulary in each run.
+    letters = {*"".join(words)}
+    beginnings = letters | {word[:stop] for word in words for stop in range(2, len(word) + 1)}
+    rests = letters | {word[start:] for word in words for start in range(1, len(word))}
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    tokenizer.train_from_iterator([text] * 4, trainers.WordPieceTrainer(vocab_size=300, special_tokens=special))
+    tokens = [*special, *sorted(beginnings), *(f"##{rest}" for rest in sorted(rests))]
+    vocabulary = {token: i for i, token in enumerate(tokens)}
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    tokenizer.normalizer, tokenizer.pre_tokenizer, tokenizer.decoder = normalizer, pre_tokenizer, decoders.WordPiece()
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
     )

@@ -151,8 +151,10 @@ def test_words_of_the_question_tell_where_an_answer_is_not_whether_there_is_one(
     )
     match_T = lexical_match(pair.document_ids_T, pair.question_ids)
     assert match_T[first] == match_T[last] == match_T.max() > 0
-    window = np.searchsorted(pair.windows.own_stop_W, first, side="right")
-    null = found.null_start_W[window] + found.null_end_W[window]
+    start_window, end_window = np.searchsorted(pair.windows.own_stop_W, [first, last], side="right")
+    if ranking == "logit":  # one null for the span; otherwise each logit has lost that of its own window
+        end_window = start_window
+    null = found.null_start_W[start_window] + found.null_end_W[end_window]
     logit = found.start_T[first] + found.end_T[last]
     assert answer["no_answer_score"] == pytest.approx(float(torch.sigmoid(null - logit)), rel=1e-3)
 
