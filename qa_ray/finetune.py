@@ -58,7 +58,7 @@ from qa_ray.storage import (
 )
 from qa_ray.tables import ParquetFolder
 from qa_ray.tokens import Tokeniser
-from qa_ray.trainee import LearningSettings
+from qa_ray.trainee import LearningSettings, check_alike
 from qa_ray.version import VERSION
 
 MIN_ROOM_TOKENS = 16
@@ -135,6 +135,9 @@ def make_plan(config: FinetuneConfig) -> FinetunePlan:
         validation, more = _open_tables(config, config.validation.documents, config.validation.questions)
         fingerprints |= {f"validation.{name}": value for name, value in more.items()}
     averaged_with = tuple(model_anywhere(name) for name in config.training.averaged_with)
+    others = [open_checkpoint(other) for other in averaged_with]
+    for other in others:
+        check_alike(checkpoint, other)
     training = config.training.model_dump(exclude={"batch_tokens", "averaged_with"})
     identity = {
         "job": "finetune",
@@ -148,7 +151,7 @@ def make_plan(config: FinetuneConfig) -> FinetunePlan:
         },
         "long_questions": config.windows.long_questions,
         **{f"training.{name}": value for name, value in training.items()},
-        "training.averaged_with": [open_checkpoint(model).fingerprint for model in averaged_with],
+        "training.averaged_with": [other.fingerprint for other in others],
         "validation.held_out": config.validation.held_out,
         "validation.metric": config.validation.metric,
     }

@@ -66,6 +66,11 @@ class Tokeniser:
         AutoTokenizer.from_pretrained(self._folder, trust_remote_code=False).save_pretrained(folder)
 
     @property
+    def vocabulary(self) -> dict[str, int]:
+        """The id of each token."""
+        return self._backend.get_vocab()
+
+    @property
     def model_max_tokens(self) -> int:
         """The longest input that the tokenizer's own configuration allows (often a huge number: unknown)."""
         return self._pretrained.model_max_length

@@ -16,13 +16,15 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import AutoConfig
+from transformers import AutoConfig, AutoModelForQuestionAnswering
 from transformers.utils import logging as transformers_logging
 
+from qa_ray.checkpoints import Checkpoint
 from qa_ray.errors import ModelError
 from qa_ray.examples import Batch
 from qa_ray.logits import end_to_end, find_dtype, load
 from qa_ray.losses import answer_loss
+from qa_ray.tokens import Tokeniser
 
 BETAS = (0.9, 0.98)
 
@@ -75,7 +77,7 @@ class Trainee:
         dropout = _dropout(config, settings.dropout, settings.attention_dropout)
         self._own_dropout = {name: getattr(config, name) for name in dropout}
         self.pretrained: Any = load(folder, torch.float32, needs_head=False, **dropout).train()
-        self._averaged = [_weights_like(self.pretrained, other) for other in averaged_with]
+        self._averaged = [load(other, torch.float32).state_dict() for other in averaged_with]
         runner = end_to_end(self.pretrained, document_type_id)
         if settings.gradient_checkpointing:
             _save_memory(self.pretrained, runner)
@@ -166,20 +168,27 @@ class Trainee:
         return self.model.no_sync()
 
 
-def _weights_like(model: nn.Module, folder: str) -> dict[str, Tensor]:
-    """The weights of the checkpoint in ``folder``, in float32.
+def check_alike(model: Checkpoint, other: Checkpoint) -> None:
+    """That the weights of two checkpoints can be averaged; no weights are read.
 
     Raises:
-        ModelError: they are not of the shapes of ``model``'s.
+        ModelError: they differ in shape or in vocabulary.
     """
-    weights = load(folder, torch.float32).state_dict()
-    shapes, wanted = ({name: tensor.shape for name, tensor in each.items()} for each in (weights, model.state_dict()))
-    if differing := sorted(name for name in shapes | wanted if shapes.get(name) != wanted.get(name)):
+    shapes, wanted = _shapes(other.folder), _shapes(model.folder)
+    differing = sorted(name for name in shapes | wanted if shapes.get(name) != wanted.get(name))
+    if not differing and Tokeniser(other.folder).vocabulary != Tokeniser(model.folder).vocabulary:
+        differing = ["the vocabulary"]
+    if differing:
         raise ModelError(
-            f"training.averaged_with: {folder!r} is not of the model's shape ({differing[0]} differs); "
+            f"training.averaged_with: {other.name!r} is not like the model {model.name!r} ({differing[0]} differs); "
             "only models that were made from the same one can be averaged"
         )
-    return weights
+
+
+def _shapes(folder: str) -> dict[str, torch.Size]:
+    with torch.device("meta"):
+        model = AutoModelForQuestionAnswering.from_config(AutoConfig.from_pretrained(folder, trust_remote_code=False))
+    return {name: tensor.shape for name, tensor in model.state_dict().items()}
 
 
 def _dropout(config: Any, dropout: float | None, attention_dropout: float | None) -> dict[str, float]:

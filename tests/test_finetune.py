@@ -329,6 +329,8 @@ def test_settings_that_do_not_fit_are_told_before_anything_runs(lesson: dict[str
         finetune(config(lesson | {"model": "org/name"}, tmp_path / "out"))
     with told(ModelError, "model 'org/other': no such folder here, and the hub did not give it"):
         finetune(config(lesson, tmp_path / "out", training={"averaged_with": ["org/other"]}))
+    with told(ModelError, "training.averaged_with: 'default' is not like the model", "embeddings"):
+        finetune(config(lesson, tmp_path / "out", training={"averaged_with": ["default"]}))
     with told(ConfigError, "validation needs documents and questions, or neither"):
         check_config(FinetuneConfig, lesson | {"validation": {"documents": "x"}}, "test")
     tables = write_tables(tmp_path / "tables", *stories())

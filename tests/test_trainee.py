@@ -11,12 +11,13 @@ import pytest
 import torch
 from models import FAMILIES, save_model
 
+from qa_ray.checkpoints import open_checkpoint
 from qa_ray.errors import ModelError
 from qa_ray.examples import Batch, LabelledDocument, LabelledQuestion, epoch_examples, make_batch
 from qa_ray.logits import load
 from qa_ray.reader import Reader
 from qa_ray.tokens import Tokeniser
-from qa_ray.trainee import LearningSettings, Trainee, rate
+from qa_ray.trainee import LearningSettings, Trainee, check_alike, rate
 
 SETTINGS = LearningSettings(
     learning_rate=3e-3, warmup=0.0, weight_decay=0.01, max_gradient_norm=1.0, dropout=None, attention_dropout=0.0,
@@ -168,9 +169,16 @@ def test_the_mean_of_what_was_learnt_and_other_models_is_saved(checkpoints: dict
     assert torch.equal(weights(learner), learnt), "it goes on from all that was learnt"
 
 
-def test_models_of_another_shape_cannot_be_averaged(checkpoints: dict[str, str]):
-    with pytest.raises(ModelError, match=r"is not of the model's shape \(.* differs\); only models that"):
-        trainee(checkpoints["distilbert"], averaged_with=[checkpoints["bert"]])
+def test_only_models_of_one_shape_and_vocabulary_can_be_averaged(checkpoints: dict[str, str], tmp_path: Path):
+    model = open_checkpoint(checkpoints["distilbert"])
+    other = tmp_path / "other"
+    check_alike(model, open_checkpoint(save_model("distilbert", other, seed=1)))
+    with pytest.raises(ModelError, match=r"/bert.* is not like the model '.*/distilbert.* \(bert.* differs\); only"):
+        check_alike(model, open_checkpoint(checkpoints["bert"]))
+    vocabulary = other / "tokenizer.json"
+    vocabulary.write_text(vocabulary.read_text().replace('"lighthouse"', '"lightship"'))
+    with pytest.raises(ModelError, match=r"\(the vocabulary differs\)"):
+        check_alike(model, open_checkpoint(str(other)))
 
 
 def test_a_head_is_made_where_there_is_none(checkpoints: dict[str, str], tmp_path: Path):
