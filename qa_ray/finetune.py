@@ -31,23 +31,21 @@ from ray import train
 from ray.data import ActorPoolStrategy, DataContext, Dataset
 from ray.train.torch import TorchTrainer
 
-from qa_ray.checkpoints import SETTINGS_FILE, open_checkpoint
+from qa_ray.checkpoints import SETTINGS_FILE
 from qa_ray.config import FinetuneConfig
 from qa_ray.documents import Questions, unknown_document
 from qa_ray.errors import ConfigError, InputError, JobError, OutputError, QaRayError
+from qa_ray.finetune_plan import FinetunePlan, make_plan
 from qa_ray.finetuning import MODEL, PROGRESS, TrainingJob, train_worker
-from qa_ray.inputs import Documents, open_documents, open_questions
+from qa_ray.inputs import Documents
 from qa_ray.labelling import LabelDocuments, LabelSettings, held_out, learnable
 from qa_ray.outputs import Output, claim
-from qa_ray.plan import model_anywhere
 from qa_ray.progress import LOG, Learning, logged_to, shown_learning
 from qa_ray.records import REJECT, REJECTS
 from qa_ray.resources import SPARE_CPUS, beside_driver, ray_started
 from qa_ray.scan import Scan
-from qa_ray.settings import ReadingSettings, settle
 from qa_ray.storage import (
     create_text,
-    full_uri,
     join,
     open_filesystem,
     read_text,
@@ -57,26 +55,7 @@ from qa_ray.storage import (
     write_text,
 )
 from qa_ray.tables import ParquetFolder
-from qa_ray.tokens import Tokeniser
-from qa_ray.trainee import LearningSettings, check_alike
-from qa_ray.version import VERSION
-
-MIN_ROOM_TOKENS = 16
-
-
-@dataclass(frozen=True)
-class FinetunePlan:
-    """A checked job."""
-
-    config: FinetuneConfig
-    model: str
-    averaged_with: tuple[str, ...]
-    output: str
-    settings: ReadingSettings
-    window_tokens: tuple[int, ...]
-    learned: tuple[Documents, Questions]
-    validation: tuple[Documents, Questions] | None  # None: some of the documents are held out
-    identity: dict[str, Any]
+from qa_ray.trainee import LearningSettings
 
 
 @dataclass
@@ -105,76 +84,6 @@ def finetune(config: FinetuneConfig) -> dict[str, Any]:
             labelled = label(plan, output)
             best, epochs = learn(plan, output, labelled)
             return finish(plan, output, labelled, best, epochs)
-
-
-def make_plan(config: FinetuneConfig) -> FinetunePlan:
-    """Checks config, model and tables; nothing is written.
-
-    Raises:
-        UserError: the first thing that is wrong, with its remedy.
-    """
-    model = model_anywhere(config.model)
-    checkpoint = open_checkpoint(model, needs_head=False)
-    tokeniser = Tokeniser(checkpoint.folder)
-    layout = tokeniser.layout()
-    settings = settle(
-        checkpoint, layout, tokeniser.model_max_tokens, **config.windows.model_dump(exclude={"long_questions"})
-    )
-    window_tokens = tuple(config.training.window_tokens or [settings.max_tokens])
-    least = settings.max_question_tokens + layout.num_special_tokens + MIN_ROOM_TOKENS
-    longest = min(checkpoint.max_positions, tokeniser.model_max_tokens)
-    for length in window_tokens:
-        if not least <= length <= longest:
-            raise ConfigError(
-                f"training.window_tokens: {length} is not between {least} (windows.max_question_tokens, special tokens "
-                f"and {MIN_ROOM_TOKENS} of a document) and {longest}, the most that {model!r} reads; choose others"
-            )
-    learned, fingerprints = _open_tables(config, config.documents, config.questions)
-    validation = None
-    if config.validation.documents and config.validation.questions:
-        validation, more = _open_tables(config, config.validation.documents, config.validation.questions)
-        fingerprints |= {f"validation.{name}": value for name, value in more.items()}
-    averaged_with = tuple(model_anywhere(name) for name in config.training.averaged_with)
-    others = [open_checkpoint(other) for other in averaged_with]
-    for other in others:
-        check_alike(checkpoint, other)
-    training = config.training.model_dump(exclude={"batch_tokens", "averaged_with"})
-    identity = {
-        "job": "finetune",
-        "qa_ray": VERSION,
-        **fingerprints,
-        **{f"columns.{name}": value for name, value in config.columns.model_dump().items()},
-        "model": checkpoint.fingerprint,
-        "window_tokens": list(window_tokens),
-        "windows": {
-            name: getattr(settings, name) for name in type(config.windows).model_fields if hasattr(settings, name)
-        },
-        "long_questions": config.windows.long_questions,
-        **{f"training.{name}": value for name, value in training.items()},
-        "training.averaged_with": [other.fingerprint for other in others],
-        "validation.held_out": config.validation.held_out,
-        "validation.metric": config.validation.metric,
-    }
-    return FinetunePlan(
-        config=config,
-        model=model,
-        averaged_with=averaged_with,
-        output=full_uri(config.output),
-        settings=settings,
-        window_tokens=window_tokens,
-        learned=learned,
-        validation=validation,
-        identity=json.loads(json.dumps(identity)),
-    )
-
-
-def _open_tables(
-    config: FinetuneConfig, documents: str, questions: str
-) -> tuple[tuple[Documents, Questions], dict[str, str]]:
-    columns = config.columns.model_dump()
-    opened = open_documents(full_uri(documents), columns, [])
-    asked, fingerprint = open_questions(full_uri(questions), columns)
-    return (opened, asked), {"documents": opened.fingerprint, "questions": fingerprint}
 
 
 def label(plan: FinetunePlan, output: Output) -> Labelled:

@@ -54,8 +54,8 @@ def rate(progress: float, peak: float, warmup: float) -> float:
 class Trainee:
     """The checkpoint in ``folder``, its optimiser, and one step after the other.
 
-    ``averaged_with`` are folders of checkpoints of the same shape: the mean of their weights and those learnt is saved
-    (Wortsman et al. 2022, "Model soups").
+    ``averaged_with`` are folders of checkpoints like it (check_alike): the mean of their weights and those learnt is
+    saved (Wortsman et al. 2022, "Model soups").
     """
 
     def __init__(

@@ -34,7 +34,8 @@ from qa_ray.checkpoints import open_checkpoint
 from qa_ray.config import FinetuneConfig, check_config
 from qa_ray.errors import ConfigError, InputError, ModelError, OutputError
 from qa_ray.evaluate import evaluate
-from qa_ray.finetune import finetune, label, make_plan
+from qa_ray.finetune import finetune, label
+from qa_ray.finetune_plan import make_plan
 from qa_ray.outputs import claim
 from qa_ray.pipeline import answer_documents
 from qa_ray.records import DOCUMENTS, QUESTIONS
