@@ -25,19 +25,19 @@ demo: install
 	$(BIN)/qa-ray evaluate configs/demo/evaluate.yaml
 
 # A real S3 server for the tests, in an environment of its own.
-.swift/installed: tests/s3-server.txt
+.swift/installed: tests/support/s3-server.txt
 	$(PYTHON) -m venv .swift
-	.swift/bin/python -m pip install --quiet --disable-pip-version-check -r tests/s3-server.txt
+	.swift/bin/python -m pip install --quiet --disable-pip-version-check -r tests/support/s3-server.txt
 	touch $@
 
 test: install .swift/installed
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-faults: install .swift/installed
-	$(BIN)/python -m pytest -m slow -s --durations=0 tests/test_faults.py
+	$(BIN)/python -m pytest -m slow -s --durations=0 tests/answering/test_faults.py
 
 test-cluster: install
-	$(BIN)/python -m pytest -m "slow or not slow" -s --durations=0 tests/test_cluster*.py
+	$(BIN)/python -m pytest -m "slow or not slow" -s --durations=0 tests/cluster
 
 # What qa-ray is measured against, in an environment of its own.
 .bench/installed: tests/benchmarks/peers.txt

@@ -2,7 +2,7 @@
 
 import sys
 
-from qa_ray.cli import main
+from qa_ray.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main(["answer", *sys.argv[1:]]))

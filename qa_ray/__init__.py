@@ -7,7 +7,7 @@ qa_ray.Reader("default").answer(q, text)     the same in Python, on one machine
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from qa_ray.reader import Reader
+    from qa_ray.inference.reader import Reader
 
 __all__ = ["Reader"]
 
@@ -15,7 +15,7 @@ __all__ = ["Reader"]
 def __getattr__(name: str) -> Any:
     # torch and transformers take seconds to load: only for whoever reads.
     if name == "Reader":
-        from qa_ray.reader import Reader
+        from qa_ray.inference.reader import Reader
 
         return Reader
     raise AttributeError(f"module 'qa_ray' has no attribute {name!r}")

@@ -25,8 +25,8 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from qa_ray.errors import ConfigError
-from qa_ray.records import Ranking
-from qa_ray.storage import open_filesystem
+from qa_ray.io.storage import open_filesystem
+from qa_ray.schemas import Ranking
 
 
 def _without_secrets(place: str) -> str:

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 from running import told
 
-from qa_ray.cli import main
+from qa_ray.cli.main import main
 from qa_ray.config import AnswerConfig, PrepareConfig, read_config
 from qa_ray.errors import ConfigError, InputError
 

@@ -12,9 +12,9 @@ from rounds import Row, alternate, dtypes
 from torch import nn
 from transformers import LongformerConfig, LongformerForQuestionAnswering
 
-from qa_ray.checkpoints import open_checkpoint
-from qa_ray.logits import Forward, Model
-from qa_ray.packing import pack
+from qa_ray.model.checkpoint import open_checkpoint
+from qa_ray.model.cpu_linear import pack
+from qa_ray.model.runner import Forward, Model
 
 NUM_QUESTION_TOKENS = 14
 MATRIX_SIZE = 2048

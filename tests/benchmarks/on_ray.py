@@ -17,11 +17,11 @@ from reading import Peer, asked_documents, forward_all, recorded
 from rounds import Row, alternate, dtypes
 
 from qa_ray import Reader
-from qa_ray.checkpoints import open_checkpoint
+from qa_ray.answering.job import answer_documents
 from qa_ray.config import AnswerConfig
-from qa_ray.pipeline import answer_documents
-from qa_ray.reader import ReadableDocument
-from qa_ray.resources import SPARE_CPUS, num_cores, start_ray
+from qa_ray.inference.reader import ReadableDocument
+from qa_ray.model.checkpoint import open_checkpoint
+from qa_ray.runtime.resources import SPARE_CPUS, num_cores, start_ray
 
 
 def job_rows(rounds: int, peers: Path, data: Path | None) -> Iterator[Row]:

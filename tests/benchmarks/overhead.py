@@ -25,7 +25,7 @@ def stand_in() -> None:
     """In every worker: all logits are 0, at once."""
     import torch
 
-    from qa_ray.logits import Model
+    from qa_ray.model.runner import Model
 
     def at_once(self, ids_N, length_B, before_middle_B):
         return torch.zeros(len(ids_N)), torch.zeros(len(ids_N))
@@ -35,9 +35,9 @@ def stand_in() -> None:
 
 def job(folder: str, num_documents: int) -> None:
     """Prints the job's figures as a line of JSON."""
+    from qa_ray.answering.job import answer_documents
     from qa_ray.config import AnswerConfig, check_config
-    from qa_ray.pipeline import answer_documents
-    from qa_ray.resources import SPARE_CPUS, num_cores, start_ray
+    from qa_ray.runtime.resources import SPARE_CPUS, num_cores, start_ray
 
     places = {name: f"{folder}/{name}.parquet" for name in ("documents", "questions")}
     values = {**places, "output": f"{folder}/output", "preview": 0, "runner": {"device": "cpu"}}

@@ -15,10 +15,10 @@ import torch
 from rounds import Row, alternate, dtypes
 
 from qa_ray import Reader
-from qa_ray.checkpoints import open_checkpoint
-from qa_ray.logits import Model
-from qa_ray.reader import ReadableDocument
-from qa_ray.records import Tokens
+from qa_ray.inference.reader import ReadableDocument
+from qa_ray.model.checkpoint import open_checkpoint
+from qa_ray.model.runner import Model
+from qa_ray.schemas import Tokens
 
 HERE = Path(__file__).parent
 
@@ -59,8 +59,8 @@ class Peer:
 def asked_documents(folder: Path | None) -> list[tuple[str, list[str]]]:
     """The texts of two tables as ``prepare`` makes them (by default the demo's) and their questions, longest last."""
     if not folder:
-        questions = [json.loads(line) for line in Path("qa_ray/demo/questions.jsonl").read_text().splitlines()]
-        texts = {path.stem: path.read_text() for path in Path("qa_ray/demo/documents").glob("*.txt")}
+        questions = [json.loads(line) for line in Path("qa_ray/assets/demo/questions.jsonl").read_text().splitlines()]
+        texts = {path.stem: path.read_text() for path in Path("qa_ray/assets/demo/documents").glob("*.txt")}
     else:
         questions = ds.dataset(folder / "questions").to_table().to_pylist()
         texts = {row["document_id"]: row["text"] for row in ds.dataset(folder / "documents").to_table().to_pylist()}

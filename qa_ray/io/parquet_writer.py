@@ -1,0 +1,111 @@
+"""Tables that grow: Arrow tables or single rows -> a folder of Parquet files of bounded size."""
+
+import hashlib
+import math
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from qa_ray.io import storage
+
+
+class ParquetFolder:
+    """A folder of files ``part-00000.parquet``, …; there is none before the first row, and a full one is closed.
+
+    ``write`` takes Arrow tables; ``add`` takes single rows (of ``schema``) and gathers them into row groups, a row's
+    characters being those of its own strings. Any failure to write is an OutputError.
+    """
+
+    def __init__(
+        self,
+        uri: str,
+        schema: pa.Schema | None = None,
+        *,
+        prefix: str = "part",
+        max_group_rows: int,
+        max_group_chars: float = math.inf,  # a longer row stands alone
+        max_file_rows: float = math.inf,  # the group that reaches it is the file's last
+        max_file_chars: float = math.inf,  # likewise; counts added rows only
+    ):
+        self.uri, self.schema, self.prefix = uri, schema, prefix
+        self.max_group_rows, self.max_group_chars = max_group_rows, max_group_chars
+        self.max_file_rows, self.max_file_chars = max_file_rows, max_file_chars
+        self.num_rows = 0
+        self.files: list[dict[str, Any]] = []  # of the closed ones: name, rows, bytes, sha256
+        self._rows: list[dict[str, Any]] = []  # added, not yet written
+        self._chars = self._file_rows = self._file_chars = 0
+        self._sink: Any = None
+        self._name = ""
+        self._writer: pq.ParquetWriter | None = None
+
+    def add(self, row: dict[str, Any]) -> None:
+        """Writes ``row`` with its row group, at the latest when the folder is closed."""
+        chars = sum(len(value) for value in row.values() if isinstance(value, str))
+        if len(self._rows) == self.max_group_rows or self._chars + chars > self.max_group_chars:
+            self._write_added()
+        self._rows.append(row)
+        self._chars += chars
+
+    def write(self, table: pa.Table) -> None:
+        """Writes ``table`` at once."""
+        if not table.num_rows:
+            return
+        with storage.writing(self.uri):
+            self._writer = self._writer or self._open(table.schema)
+            self._writer.write_table(table, row_group_size=self.max_group_rows)
+        self.num_rows += table.num_rows
+        self._file_rows += table.num_rows
+        if self._file_rows >= self.max_file_rows or self._file_chars >= self.max_file_chars:
+            self._close_file()
+
+    def close(self) -> None:
+        """Writes what was added and closes the last file."""
+        self._write_added()
+        self._close_file()
+
+    def _write_added(self) -> None:
+        table = pa.Table.from_pylist(self._rows, self.schema)
+        self._file_chars += self._chars
+        self._rows, self._chars = [], 0
+        self.write(table)
+
+    def _open(self, schema: pa.Schema) -> pq.ParquetWriter:
+        filesystem, folder = storage.open_filesystem(self.uri)
+        storage.make_folder(self.uri)
+        self._name = f"{self.prefix}-{len(self.files):05d}.parquet"
+        self._sink = _Hashed(filesystem.open(storage.join(folder, self._name), "wb"))
+        return pq.ParquetWriter(self._sink, schema, compression="zstd")
+
+    def _close_file(self) -> None:
+        if self._writer:
+            with storage.writing(self.uri):
+                self._writer.close()
+                self._sink.close()
+            self.files.append({"name": self._name, "rows": self._file_rows, **self._sink.facts()})
+            self._writer, self._file_rows, self._file_chars = None, 0, 0
+
+
+class _Hashed:
+    """A file being written that knows its size and checksum."""
+
+    def __init__(self, file: Any):
+        self._file, self._digest, self._size = file, hashlib.sha256(), 0
+
+    def write(self, data: Any) -> int:
+        self._digest.update(data)
+        self._size += len(data)
+        return self._file.write(data)
+
+    def flush(self) -> None:
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+    @property
+    def closed(self) -> bool:
+        return self._file.closed
+
+    def facts(self) -> dict[str, Any]:
+        return {"bytes": self._size, "sha256": self._digest.hexdigest()}

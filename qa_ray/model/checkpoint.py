@@ -1,0 +1,224 @@
+"""A model's name -> a checkpoint folder on this machine, checked, with the settings that are stored beside its weights.
+
+A name is ``default`` (the model inside this package), a folder, a URI on object storage, or a hub id. Nothing here
+loads weights or runs code: a folder must bring safetensors, a fast tokenizer and a question-answering head.
+"""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, NonNegativeInt, PositiveInt, ValidationError
+from transformers.models.auto.modeling_auto import MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES
+
+from qa_ray.errors import ModelError
+from qa_ray.io.storage import explain, is_storage_error, open_filesystem
+from qa_ray.schemas import Ranking
+
+NEEDED_FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
+SETTINGS_FILE = "qa_ray.json"
+# Families that count positions from the padding id on, and so lose padding id + 1 of them.
+OFFSET_POSITIONS = {"longformer", "roberta", "xlm-roberta", "camembert", "mpnet", "data2vec-text"}
+
+
+class ModelSettings(BaseModel):
+    """``qa_ray.json``: what was measured to be best for these weights. Other keys (data, scores, …) may stand there."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    max_tokens: PositiveInt = 384
+    overlap_tokens: NonNegativeInt = 128
+    max_question_tokens: PositiveInt = 64
+    ranking: Ranking = "logit_minus_null"
+    lexical_weight: float = Field(default=0.0, ge=0, le=100)
+    no_answer_threshold: float = Field(default=1.0, ge=0, le=1)
+    score_slope: FiniteFloat = Field(default=1.0, gt=0)
+    score_intercept: FiniteFloat = 0.0
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model folder that passed the checks."""
+
+    name: str
+    folder: str
+    settings: ModelSettings
+    max_positions: int
+    fingerprint: str  # sha256 over weights, config, tokenizer and settings
+
+
+def open_checkpoint(name: str, *, needs_head: bool = True) -> Checkpoint:
+    """The checkpoint called ``name``, downloaded if it lies elsewhere.
+
+    Without ``needs_head`` it may be one that was not fine-tuned for question answering.
+
+    Raises:
+        ModelError: no such model, no question-answering head, no tokenizer, only pickled weights, broken settings.
+    """
+    folder = _folder(name)
+    config = _read_json(folder / "config.json", name, "no config.json; give the folder that save_pretrained wrote")
+    weights = sorted(folder.glob("*.safetensors"))
+    if not weights:
+        pickled = sorted(path.name for path in folder.iterdir() if path.suffix in {".bin", ".pt", ".pth", ".ckpt"})
+        raise ModelError(
+            f"model {name!r}: {'only pickled weights (' + ', '.join(pickled) + ')' if pickled else 'no weights'} "
+            f"in {str(folder)!r}; qa-ray loads safetensors alone: convert with model.save_pretrained(folder)"
+        )
+    if (family := config.get("model_type")) not in MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES:
+        raise ModelError(
+            f"model {name!r}: its config.json says model_type {family!r}, for which transformers has no "
+            "question-answering model; take a checkpoint of a family that AutoModelForQuestionAnswering knows"
+        )
+    tensors = [key for path in weights for key in _tensor_names(path, name)]
+    if needs_head and not any(key.startswith("qa_outputs.") for key in tensors):
+        raise ModelError(
+            f"model {name!r}: no question-answering head (qa_outputs) in {str(folder)!r}, "
+            f"architectures {config.get('architectures')}; take a checkpoint fine-tuned for question answering"
+        )
+    if not any((folder / file).is_file() for file in ("tokenizer.json", "vocab.txt", "vocab.json")):
+        raise ModelError(
+            f"model {name!r}: no tokenizer in {str(folder)!r}; save it there with tokenizer.save_pretrained(folder)"
+        )
+    return Checkpoint(name, str(folder), _settings(folder, name), _max_positions(config), _fingerprint(folder))
+
+
+def _folder(name: str) -> Path:
+    if name == "default":
+        return Path(str(files("qa_ray"))) / "assets" / "default_model"
+    if "://" in name:
+        return _download(name)
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return folder.resolve()
+    if not re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", name):
+        raise ModelError(
+            f"model {name!r}: no such folder; give 'default', a folder, a URI or a hub id such as 'org/name'"
+        )
+    return _download_from_hub(name)
+
+
+def _download(uri: str) -> Path:
+    """A copy of the folder ``uri`` in the cache, keyed by its files' names and sizes or checksums."""
+    filesystem, path = open_filesystem(uri)
+    with _downloading(uri):
+        listing = {str(f).rsplit("/", 1)[-1]: filesystem.info(f) for f in filesystem.ls(path, detail=False)}
+    wanted = {
+        name: info for name, info in listing.items() if any(Path(name).match(pattern) for pattern in NEEDED_FILES)
+    }
+    state = json.dumps([uri, sorted((n, i["size"], str(i.get("ETag", i.get("mtime")))) for n, i in wanted.items())])
+    folder = _cache() / hashlib.sha256(state.encode()).hexdigest()[:16]
+    if not folder.is_dir():
+        partial = _make_scratch(folder.parent, uri)
+        try:
+            with _downloading(uri):
+                for name in wanted:
+                    filesystem.get_file(f"{path}/{name}", str(partial / name))
+            with suppress(OSError):  # another process of this machine was faster
+                partial.rename(folder)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    return folder
+
+
+def _make_scratch(cache: Path, uri: str) -> Path:
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        return Path(tempfile.mkdtemp(dir=cache))
+    except OSError as error:
+        raise ModelError(
+            f"model {uri!r}: no room to keep it in {str(cache)!r} ({error.strerror}); set XDG_CACHE_HOME to a folder "
+            "that can be written"
+        ) from error
+
+
+@contextmanager
+def _downloading(uri: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        if not is_storage_error(error):
+            raise
+        raise ModelError(f"model {uri!r}: cannot be fetched ({explain(error)}); check the URI") from error
+
+
+def _cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "qa-ray" / "models"
+
+
+def _download_from_hub(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=list(NEEDED_FILES)))
+    except Exception as error:  # a dozen kinds: offline, not found, gated, time-outs of two HTTP libraries
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ModelError(
+            f"model {name!r}: no such folder here, and the hub did not give it ({reason}); "
+            "check the name and the network, or download it once and give the folder"
+        ) from error
+
+
+def _read_json(path: Path, name: str, remedy: str) -> dict:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ModelError(f"model {name!r}: {str(path.parent)!r} has {remedy}") from error
+    except ValueError as error:
+        raise ModelError(f"model {name!r}: {str(path)!r} is not JSON ({error}); save the model again") from error
+    if not isinstance(content, dict):
+        raise ModelError(f"model {name!r}: {str(path)!r} holds no JSON object; save the model again")
+    return content
+
+
+def _settings(folder: Path, name: str) -> ModelSettings:
+    if not (folder / SETTINGS_FILE).is_file():
+        return ModelSettings()
+    try:
+        return ModelSettings(**_read_json(folder / SETTINGS_FILE, name, "no settings"))
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ModelError(
+            f"model {name!r}: {SETTINGS_FILE}: {'.'.join(map(str, first['loc']))}: {first['msg']}, "
+            f"not {first['input']!r}; mend it or remove the file to take the defaults"
+        ) from error
+
+
+def _tensor_names(path: Path, name: str) -> list[str]:
+    """The names in a safetensors header (8 bytes of length, then JSON); the tensors themselves must be there too."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        try:
+            header = json.loads(file.read(min(length, 100_000_000)))
+            stop = max(tensor["data_offsets"][1] for key, tensor in header.items() if key != "__metadata__")
+        except (ValueError, TypeError, AttributeError, LookupError) as error:
+            raise ModelError(f"model {name!r}: {str(path)!r} is no safetensors file; copy it again") from error
+    if (size := path.stat().st_size) < 8 + length + stop:
+        raise ModelError(
+            f"model {name!r}: {str(path)!r} was cut off after {size:,} of {8 + length + stop:,} bytes; copy it again"
+        )
+    return list(header)
+
+
+def _max_positions(config: dict) -> int:
+    positions = config.get("max_position_embeddings", 512)
+    if config.get("model_type") in OFFSET_POSITIONS:
+        return positions - (config.get("pad_token_id") or 0) - 1
+    return positions
+
+
+def _fingerprint(folder: Path) -> str:
+    digest = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        if path.is_file() and any(path.match(pattern) for pattern in NEEDED_FILES):
+            digest.update(path.name.encode())
+            with path.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()

@@ -1,0 +1,174 @@
+"""What all actors of a run do, counted in one place: for the progress line, the run's report, and Prometheus.
+
+Prometheus sees COUNTERS as ``ray_qa_<name>_total``, and ``ray_qa_documents_waiting``. Labels say which stage, worker or
+reason; never an id or a text, for whoever reaches the metrics' port may read them.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ray.util import metrics
+
+from qa_ray.schemas import BatchSize
+
+COUNTERS = {
+    "documents": "documents that are done",
+    "windows": "windows that went through the model",
+    "tokens": "tokens that went through the model",
+    "computed_tokens": "the same with their padding",
+    "answers": "questions answered, null answers included",
+    "rejects": "questions set aside",
+    "seconds": "time that actors worked",
+    "memory_retreats": "batches that did not fit into memory and were halved",
+}
+LABELS = {"rejects": ("reason",), "seconds": ("stage", "worker")}
+
+
+@dataclass
+class Counts:
+    """The documents that are done, what the actors did in this run, and the most memory one of them ever held."""
+
+    documents: int = 0
+    documents_waiting: int = 0  # tokenised, and not answered yet
+    windows: int = 0
+    tokens: int = 0
+    computed_tokens: int = 0  # with padding
+    answers: int = 0
+    rejects: Counter[str] = field(default_factory=Counter)  # by reason
+    seconds: dict[str, float] = field(default_factory=dict)  # of all actors, by stage
+    busy_share: dict[str, float] = field(default_factory=dict)  # of each actor's time since its start
+    memory_retreats: int = 0  # how often an actor halved its batches, as they did not fit into memory
+    batch_tokens: int = 0  # the fewest that an actor takes at a time
+    peak_actor_bytes: int = 0
+    timed_windows: int = 0  # all but those of the first batch
+    timed_seconds: float = 0.0  # from the end of the first batch to that of the last
+
+    @property
+    def windows_per_second(self) -> float:
+        """Without the start of Ray and the loading of the model."""
+        return self.timed_windows / self.timed_seconds if self.timed_seconds else 0.0
+
+    @property
+    def padding_fraction(self) -> float:
+        """The share of padding among the tokens that went through the model."""
+        return 1 - self.tokens / self.computed_tokens if self.computed_tokens else 0.0
+
+
+@dataclass
+class _Worker:
+    """What is known of one actor."""
+
+    started: float
+    busy_seconds: float = 0.0
+
+
+class Tally:
+    """The actor that counts what all others do; the driver asks it, and an actor asks it whether to go on."""
+
+    def __init__(self, finished_documents: int, num_pairs: int, max_rejected_fraction: float):
+        self._counts = Counts(documents=finished_documents)
+        self._num_pairs, self._limit = num_pairs, max_rejected_fraction
+        self._workers: dict[str, _Worker] = {}
+        self._last_detail = ""
+        self._first_batch_at: float | None = None
+        self._metrics = _Metrics()
+
+    def enlist(self, kind: str) -> str:
+        """A name for a new actor of this kind."""
+        name = f"{kind}-{1 + sum(name.startswith(f'{kind}-') for name in self._workers)}"
+        self._workers[name] = _Worker(time.monotonic())
+        return name
+
+    def add_batch(self, size: BatchSize) -> None:
+        """Notes a batch that went through the model."""
+        counts = self._counts
+        counts.windows += size.num_windows
+        counts.tokens += size.num_tokens
+        counts.computed_tokens += size.num_computed
+        counts.batch_tokens = min(counts.batch_tokens or size.batch_tokens, size.batch_tokens)
+        counts.memory_retreats += size.retreats
+        if self._first_batch_at is None:
+            self._first_batch_at = time.monotonic()
+        else:
+            counts.timed_windows += size.num_windows
+            counts.timed_seconds = time.monotonic() - self._first_batch_at
+        self._metrics.add("windows", size.num_windows)
+        self._metrics.add("tokens", size.num_tokens)
+        self._metrics.add("computed_tokens", size.num_computed)
+        self._metrics.add("memory_retreats", size.retreats)
+
+    def add_tokenised(self, worker: str, documents: int, seconds: Mapping[str, float]) -> None:
+        """Notes a block that waits for the model."""
+        self._counts.documents_waiting += documents
+        self._metrics.documents_waiting.set(self._counts.documents_waiting)
+        self._spent(worker, seconds)
+
+    def add_block(
+        self,
+        worker: str,
+        documents: int,
+        answers: int,
+        rejects: list[dict[str, Any]],
+        seconds: Mapping[str, float],
+        peak_bytes: int,
+    ) -> None:
+        """Notes a finished block; ``rejects`` have the fields of records.REJECT, ``seconds`` are by stage."""
+        counts = self._counts
+        counts.documents += documents
+        # A block that is read again after a death was tokenised once.
+        counts.documents_waiting = max(0, counts.documents_waiting - documents)
+        counts.answers += answers
+        counts.peak_actor_bytes = max(counts.peak_actor_bytes, peak_bytes)
+        reasons = Counter(row["reason"] for row in rejects)
+        counts.rejects.update(reasons)
+        self._last_detail = rejects[-1]["detail"] if rejects else self._last_detail
+        self._metrics.add("documents", documents)
+        self._metrics.add("answers", answers)
+        for reason, count in reasons.items():
+            self._metrics.add("rejects", count, reason=reason)
+        self._metrics.documents_waiting.set(counts.documents_waiting)
+        self._spent(worker, seconds)
+
+    def counts(self) -> Counts:
+        """All blocks so far."""
+        now = time.monotonic()
+        self._counts.busy_share = {
+            name: round(worker.busy_seconds / max(now - worker.started, 1e-9), 3)
+            for name, worker in self._workers.items()
+        }
+        return self._counts
+
+    def verdict(self) -> str | None:
+        """Why the job should end now: there are more rejects already than it may have when all is done."""
+        num_rejects = self._counts.rejects.total()
+        if num_rejects <= self._limit * self._num_pairs:
+            return None
+        reasons = ", ".join(f"{reason} {count}" for reason, count in self._counts.rejects.most_common(5))
+        return (
+            f"{num_rejects} of {self._num_pairs} questions were rejected already ({reasons}), more than "
+            f"limits.max_rejected_fraction={self._limit}; the last one: {self._last_detail}; mend the input or raise "
+            "the limit and start again: documents that are done stay done"
+        )
+
+    def _spent(self, worker: str, seconds: Mapping[str, float]) -> None:
+        for stage, spent in seconds.items():
+            self._counts.seconds[stage] = self._counts.seconds.get(stage, 0.0) + spent
+            self._workers[worker].busy_seconds += spent
+            self._metrics.add("seconds", spent, stage=stage, worker=worker)
+
+
+class _Metrics:
+    """The same numbers for Prometheus; Ray's counters refuse a step of 0."""
+
+    def __init__(self):
+        self._counters = {
+            name: metrics.Counter(f"qa_{name}", description, LABELS.get(name)) for name, description in COUNTERS.items()
+        }
+        self.documents_waiting = metrics.Gauge("qa_documents_waiting", "documents tokenised and not answered yet")
+
+    def add(self, name: str, value: float, **labels: str) -> None:
+        if value:
+            self._counters[name].inc(value, labels)

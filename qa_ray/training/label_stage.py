@@ -1,0 +1,166 @@
+"""Documents with gold answers -> tokens and labels, in Ray's CPU workers: Arrow in, Arrow out, one row a document.
+
+Training data that nothing can be learnt from become rejects, with the reason; of the rest it is counted how each gold
+answer was found.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray
+
+from qa_ray.evaluation.predictions import Gold
+from qa_ray.inference.reader import ReadableDocument
+from qa_ray.io.question_table import Question, check, hash_ids, reject, too_long
+from qa_ray.io.storage import use_s3
+from qa_ray.model.checkpoint import open_checkpoint
+from qa_ray.model.tokenizer import Tokeniser
+from qa_ray.schemas import LABELLED, Tokens
+from qa_ray.training.labels import Fault, locate, tokens_of
+from qa_ray.training.sampling import LabelledDocument, LabelledQuestion
+from qa_ray.training.validation import ValidationDocument
+
+
+@dataclass(frozen=True)
+class LabelSettings:
+    """What LabelDocuments needs to know."""
+
+    storage: dict[str, Any]  # for use_s3
+    model: str
+    questions: ray.ObjectRef
+    id_column: str
+    text_column: str
+    max_question_tokens: int
+    long_questions: str
+    held_out: float  # the share of documents, drawn by their ids
+
+
+class LabelDocuments:
+    """An actor with the tokenizer and all questions."""
+
+    def __init__(self, settings: LabelSettings):
+        use_s3(**settings.storage)
+        self._settings = settings
+        self._questions = ray.get(settings.questions)
+        self._tokeniser = Tokeniser(open_checkpoint(settings.model).folder)
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        """The table as records.LABELLED."""
+        ids = table[self._settings.id_column]
+        held_out = hash_ids(ids) < self._settings.held_out * 2.0**64
+        rows = [
+            self._row(str(id_), text, bool(is_held_out))
+            for id_, text, is_held_out in zip(ids.to_pylist(), table[self._settings.text_column], held_out, strict=True)
+        ]
+        return pa.Table.from_pylist(rows, LABELLED)
+
+    def _row(self, document_id: str, text: pa.Scalar, is_held_out: bool) -> dict[str, Any]:
+        checked = check(document_id, text, self._questions.of(document_id))
+        tokens = self._tokeniser(checked.text if checked.questions else "")
+        questions, rejects, found, asked = [], list(checked.rejects), [], set()
+        for question in checked.questions:
+            labelled = self._labelled(question, checked.text, tokens, asked, found)
+            if isinstance(labelled, Fault):
+                rejects.append(reject(question.question_id, "labels", *labelled))
+            else:
+                questions.append(labelled)
+        return {
+            "document_id": document_id,
+            "is_held_out": is_held_out,
+            "text": checked.text,
+            "token_ids": tokens.ids_T,
+            "start_char": tokens.start_char_T,
+            "stop_char": tokens.stop_char_T,
+            "questions": questions,
+            "rejects": rejects,
+            "found": found,
+        }
+
+    def _labelled(
+        self, question: Question, text: str, tokens: Tokens, asked: set[Any], found: list[str]
+    ) -> dict[str, Any] | Fault:
+        """The fields of records.LABELLED_QUESTION, or why there are none; adds to ``asked`` and ``found``."""
+        if question.answers is None:
+            return Fault("no_gold", "no gold answer is known (null); an empty list would say that there is none")
+        if not len(tokens):
+            return Fault("no_tokens", "the document has no token that the model knows of")
+        token_ids = self._tokeniser.question(question.question or "")
+        limit = self._settings.max_question_tokens
+        if len(token_ids) > limit and self._settings.long_questions == "reject":
+            return Fault("question_too_long", too_long(len(token_ids), limit))
+        answers, faults = set(), []
+        for gold in question.answers:
+            located = locate(text, gold["text"] or "", gold["start_char"])
+            if not isinstance(located, Fault):
+                start, stop = tokens_of(tokens, located.start_char, located.stop_char)
+                if start < stop:
+                    answers.add((start, stop))
+                    found.append(located.how)
+                    continue
+                located = Fault("no_tokens", "the answer has no token that the model knows of")
+            faults.append(located)
+            found.append(located.reason)
+        if faults and not answers:
+            return faults[0]
+        if (key := (question.question, frozenset(answers))) in asked:
+            return Fault("duplicate", "the same question with the same answers is asked of this document already")
+        asked.add(key)
+        return {
+            "question_id": question.question_id,
+            "question": question.question,
+            "token_ids": token_ids[:limit],
+            "answers": [{"start_token": start, "stop_token": stop} for start, stop in sorted(answers)],
+            "gold": [gold["text"] for gold in question.answers if gold["text"]],
+        }
+
+
+def learnable(table: pa.Table) -> pa.Table:
+    """Of records.LABELLED the documents to learn from, and only what is needed for that."""
+    rows = _asked(table).filter(~pc.field("is_held_out"))
+    return rows.select(["document_id", "token_ids", "questions"])
+
+
+def held_out(table: pa.Table) -> pa.Table:
+    """Of records.LABELLED the documents that are kept for validation."""
+    rows = _asked(table).filter(pc.field("is_held_out"))
+    return rows.select(["document_id", "text", "token_ids", "start_char", "stop_char", "questions"])
+
+
+def _asked(table: pa.Table) -> pa.Table:
+    return table.filter(pc.list_value_length(table["questions"]).to_numpy() > 0)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def read_labelled(tables: Sequence[pa.Table]) -> list[LabelledDocument]:
+    """Documents as ``learnable`` has them, in the order of their ids; token ids are views of the tables."""
+    found: list[tuple[str, LabelledDocument]] = []
+    for table in tables:
+        for row in range(table.num_rows):
+            token_ids = table["token_ids"][row].values.to_numpy()
+            questions = [
+                LabelledQuestion(np.array(asked["token_ids"], np.int32), _answers(asked["answers"]))
+                for asked in table["questions"][row].as_py()
+            ]
+            found.append((table["document_id"][row].as_py(), LabelledDocument(token_ids, questions)))
+    return [document for _, document in sorted(found, key=lambda pair: pair[0])]
+
+
+def read_validation(tables: Sequence[pa.Table]) -> list[ValidationDocument]:
+    """Documents as ``held_out`` has them, in the order of their ids."""
+    found: list[tuple[str, ValidationDocument]] = []
+    for table in tables:
+        for row in table.to_pylist():
+            tokens = Tokens(*(np.array(row[name], np.int32) for name in ("token_ids", "start_char", "stop_char")))
+            asked = row["questions"]
+            readable = ReadableDocument(row["text"], tokens, [np.array(q["token_ids"], np.int32) for q in asked])
+            golds = [Gold(row["document_id"], q["question_id"], q["gold"]) for q in asked]
+            document = ValidationDocument(readable, golds, [q["question"] for q in asked])
+            found.append((row["document_id"], document))
+    return [document for _, document in sorted(found, key=lambda pair: pair[0])]
+
+
+def _answers(rows: list[dict[str, int]]) -> np.ndarray:
+    return np.array([(row["start_token"], row["stop_token"]) for row in rows], dtype=np.int64).reshape(-1, 2)

@@ -1,0 +1,104 @@
+"""What a fine-tuning run will do, decided and checked before anything is written: model, windows, tables, identity."""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from qa_ray.answering.plan import model_anywhere
+from qa_ray.config import FinetuneConfig
+from qa_ray.errors import ConfigError
+from qa_ray.inference.settings import ReadingSettings, settle
+from qa_ray.io.document_table import Documents, open_documents, open_questions
+from qa_ray.io.question_table import Questions
+from qa_ray.io.storage import full_uri
+from qa_ray.model.checkpoint import open_checkpoint
+from qa_ray.model.tokenizer import Tokeniser
+from qa_ray.training.trainer import check_alike
+from qa_ray.version import VERSION
+
+MIN_ROOM_TOKENS = 16
+
+
+@dataclass(frozen=True)
+class FinetunePlan:
+    """A checked job."""
+
+    config: FinetuneConfig
+    model: str
+    averaged_with: tuple[str, ...]
+    output: str
+    settings: ReadingSettings
+    window_tokens: tuple[int, ...]
+    learned: tuple[Documents, Questions]
+    validation: tuple[Documents, Questions] | None  # None: some of the documents are held out
+    identity: dict[str, Any]
+
+
+def make_plan(config: FinetuneConfig) -> FinetunePlan:
+    """Checks config, model and tables; nothing is written.
+
+    Raises:
+        UserError: the first thing that is wrong, with its remedy.
+    """
+    model = model_anywhere(config.model)
+    checkpoint = open_checkpoint(model, needs_head=False)
+    tokeniser = Tokeniser(checkpoint.folder)
+    layout = tokeniser.layout()
+    settings = settle(
+        checkpoint, layout, tokeniser.model_max_tokens, **config.windows.model_dump(exclude={"long_questions"})
+    )
+    window_tokens = tuple(config.training.window_tokens or [settings.max_tokens])
+    least = settings.max_question_tokens + layout.num_special_tokens + MIN_ROOM_TOKENS
+    longest = min(checkpoint.max_positions, tokeniser.model_max_tokens)
+    for length in window_tokens:
+        if not least <= length <= longest:
+            raise ConfigError(
+                f"training.window_tokens: {length} is not between {least} (windows.max_question_tokens, special tokens "
+                f"and {MIN_ROOM_TOKENS} of a document) and {longest}, the most that {model!r} reads; choose others"
+            )
+    learned, fingerprints = _open_tables(config, config.documents, config.questions)
+    validation = None
+    if config.validation.documents and config.validation.questions:
+        validation, more = _open_tables(config, config.validation.documents, config.validation.questions)
+        fingerprints |= {f"validation.{name}": value for name, value in more.items()}
+    averaged_with = tuple(model_anywhere(name) for name in config.training.averaged_with)
+    others = [open_checkpoint(other) for other in averaged_with]
+    for other in others:
+        check_alike(checkpoint, other)
+    training = config.training.model_dump(exclude={"batch_tokens", "averaged_with"})
+    identity = {
+        "job": "finetune",
+        "qa_ray": VERSION,
+        **fingerprints,
+        **{f"columns.{name}": value for name, value in config.columns.model_dump().items()},
+        "model": checkpoint.fingerprint,
+        "window_tokens": list(window_tokens),
+        "windows": {
+            name: getattr(settings, name) for name in type(config.windows).model_fields if hasattr(settings, name)
+        },
+        "long_questions": config.windows.long_questions,
+        **{f"training.{name}": value for name, value in training.items()},
+        "training.averaged_with": [other.fingerprint for other in others],
+        "validation.held_out": config.validation.held_out,
+        "validation.metric": config.validation.metric,
+    }
+    return FinetunePlan(
+        config=config,
+        model=model,
+        averaged_with=averaged_with,
+        output=full_uri(config.output),
+        settings=settings,
+        window_tokens=window_tokens,
+        learned=learned,
+        validation=validation,
+        identity=json.loads(json.dumps(identity)),
+    )
+
+
+def _open_tables(
+    config: FinetuneConfig, documents: str, questions: str
+) -> tuple[tuple[Documents, Questions], dict[str, str]]:
+    columns = config.columns.model_dump()
+    opened = open_documents(full_uri(documents), columns, [])
+    asked, fingerprint = open_questions(full_uri(questions), columns)
+    return (opened, asked), {"documents": opened.fingerprint, "questions": fingerprint}

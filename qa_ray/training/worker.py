@@ -1,0 +1,264 @@
+"""What a Ray Train worker does: epochs of steps, an answered validation after each, checkpoints, TensorBoard.
+
+Every worker holds all labelled documents (their tokens are small beside a model, and lie once on each machine) and
+makes the same plan of every epoch, of which it takes its share. So the number of workers may change, and a run may be
+killed anywhere: it goes on at the step behind its last checkpoint, with the examples that would have come.
+"""
+
+import json
+import math
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import torch
+import torch.distributed
+from ray import train
+from ray.train.torch import get_device, prepare_model
+from torch import nn
+
+from qa_ray.evaluation.evaluate import Metric
+from qa_ray.inference.reader import Reader
+from qa_ray.io.storage import use_s3
+from qa_ray.model.checkpoint import SETTINGS_FILE, open_checkpoint
+from qa_ray.model.runner import use_threads
+from qa_ray.model.tokenizer import Tokeniser
+from qa_ray.process import keep_memory
+from qa_ray.training.label_stage import read_labelled, read_validation
+from qa_ray.training.sampling import (
+    Example,
+    epoch_examples,
+    make_batch,
+    micro_batches,
+    share,
+    steps,
+)
+from qa_ray.training.tensorboard import TensorBoard
+from qa_ray.training.trainer import LearningSettings, Trainee, rate
+from qa_ray.training.validation import Summary, Validated, answer_validation, summarise
+
+STATE, PROGRESS, MODEL = "state.safetensors", "progress.json", "model"
+# More tokens at a time hold more memory; the GPU's figure is a guess that no GPU has seen yet.
+BATCH_TOKENS = {"cpu": 4_096, "cuda": 32_768}
+
+
+@dataclass(frozen=True)
+class TrainingJob:
+    """What a worker needs to know beside the data."""
+
+    storage: dict[str, Any]  # for use_s3
+    model: str
+    averaged_with: tuple[str, ...]  # models
+    max_tokens: int  # of windows in validation and in use
+    overlap_tokens: int
+    max_question_tokens: int
+    learning: LearningSettings
+    window_tokens: tuple[int, ...]  # of windows in training
+    positives: float
+    negatives: float
+    epochs: int
+    step_tokens: int
+    batch_tokens: int | None
+    checkpoint_steps: int
+    metric: Metric
+    saved_dtype: str
+    about: dict[str, Any]  # goes into the model's qa_ray.json
+    tensorboard: str
+    num_threads: int
+
+
+@dataclass
+class Progress:
+    """Where a run is: the next step to do, and what each epoch that is done was worth."""
+
+    epoch: int = 0
+    step: int = 0  # within the epoch
+    total_steps: int = 0
+    tokens: int = 0
+    seconds: float = 0.0  # of learning alone
+    epochs: list[dict[str, Any]] = field(default_factory=list)
+
+
+def train_worker(config: dict[str, Any]) -> None:
+    """The train loop of each worker; ``config`` has the TrainingJob ``job`` and the actor ``learning``."""
+    job: TrainingJob = config["job"]
+    use_s3(**job.storage)
+    use_threads(job.num_threads)
+    keep_memory()
+    _Worker(job, config["learning"]).run()
+
+
+class _Worker:
+    def __init__(self, job: TrainingJob, learning: Any):
+        self.job, self.learning = job, learning
+        context = train.get_context()
+        self.rank, self.num_workers = context.get_world_rank(), context.get_world_size()
+        self.documents = read_labelled(_tables("train"))
+        # Validation is shared out among the workers.
+        self.validation = read_validation(_tables("validation"))[self.rank :: self.num_workers]
+        self.folder = open_checkpoint(job.model, needs_head=False).folder
+        self.tokeniser = Tokeniser(self.folder)
+        self.layout = self.tokeniser.layout()
+        device = get_device()
+        assert isinstance(device, torch.device)
+        self.trainee = Trainee(
+            self.folder,
+            job.learning,
+            document_type_id=self.layout.document_type_id,
+            device=device.type,
+            prepare=_prepare,
+            num_workers=self.num_workers,
+            averaged_with=[open_checkpoint(model).folder for model in job.averaged_with],
+        )
+        self.batch_tokens = job.batch_tokens or BATCH_TOKENS[device.type]
+        self.progress = Progress()
+
+    def run(self) -> None:
+        if checkpoint := train.get_checkpoint():
+            with checkpoint.as_directory() as folder:
+                self.trainee.load(Path(folder) / STATE)
+                self.progress = Progress(**json.loads((Path(folder) / PROGRESS).read_text()))
+        with TensorBoard(self.job.tensorboard, self.progress.total_steps, is_writer=self.rank == 0) as self.tensorboard:
+            while self.progress.epoch < self.job.epochs:
+                self._learn()
+                self._end_epoch()
+            if not self.progress.epochs:  # nothing to learn: the model is measured and calibrated
+                self._end_epoch()
+
+    def _learn(self) -> None:
+        job, progress = self.job, self.progress
+        examples = epoch_examples(
+            self.documents,
+            self.layout,
+            max_tokens=job.window_tokens,
+            overlap_tokens=job.overlap_tokens,
+            positives=job.positives,
+            negatives=job.negatives,
+            seed=job.learning.seed,
+            epoch=progress.epoch,
+        )
+        planned = steps(examples, job.step_tokens)
+        while progress.step < len(planned):
+            self._step(planned[progress.step], len(planned))
+            is_last = progress.step == len(planned)
+            if not is_last and progress.total_steps % job.checkpoint_steps == 0:
+                self._report({}, None)
+
+    def _end_epoch(self) -> None:
+        progress = self.progress
+        with tempfile.TemporaryDirectory() as folder:
+            summary = self._validate(Path(folder) / MODEL)
+            progress.epochs.append({"epoch": progress.epoch + 1, **summary.figures})
+            self._show(summary)
+            progress.epoch, progress.step = progress.epoch + 1, 0
+            self._report(summary.figures, Path(folder))
+
+    def _step(self, step: Sequence[Example], num_steps: int) -> None:
+        progress, job = self.progress, self.job
+        started = time.perf_counter()
+        own = share(step, self.rank, self.num_workers)
+        is_idle = not own  # and yet takes part in bringing the gradients together, with nothing of its own
+        done = (progress.epoch + progress.step / num_steps) / job.epochs
+        batches = [
+            make_batch(self.documents, self.layout, some) for some in micro_batches(own or step[:1], self.batch_tokens)
+        ]
+        num_examples = math.inf if is_idle else len(step)
+        loss, norm = self.trainee.step(batches, num_examples, done, (progress.total_steps, self.rank))
+        loss = self._sum(0.0 if is_idle else loss) / len(step)
+        progress.step += 1
+        progress.total_steps += 1
+        num_tokens = sum(example.num_tokens for example in step)
+        progress.tokens += num_tokens
+        seconds = time.perf_counter() - started
+        progress.seconds += seconds
+        learning_rate = rate(done, job.learning.learning_rate, job.learning.warmup)
+        self.tensorboard.scalars(
+            progress.total_steps,
+            {
+                "train/loss": loss,
+                "train/gradient_norm": norm,
+                "train/learning_rate": learning_rate,
+                "train/tokens_per_second": num_tokens / seconds,
+                "train/examples_per_step": len(step),
+            },
+        )
+        if self.rank == 0:
+            self.learning.tell.remote(progress.epoch, progress.step, num_steps, loss, num_tokens, seconds)
+
+    def _validate(self, folder: Path) -> Summary:
+        """Saves the model in ``folder`` as it will be used, and answers the validation documents with it."""
+        self.trainee.save_pretrained(folder, self.job.saved_dtype)
+        self.tokeniser.save(str(folder))
+        self._write_settings(folder, {})
+        reader = Reader(
+            str(folder),
+            device=self.trainee.device.type,
+            dtype=self.job.learning.dtype,
+            batch_tokens=self.job.batch_tokens,
+        )
+        rows = self._gather(answer_validation(reader, self.validation))
+        summary = summarise(rows, self.job.metric)
+        self._write_settings(folder, summary.settings | {"scores": summary.figures})
+        shown = [(row.question, row.gold.texts, n_best) for row, n_best in zip(rows, summary.n_best, strict=True)]
+        self.tensorboard.answers(self.progress.total_steps, shown)
+        return summary
+
+    def _write_settings(self, folder: Path, found: dict[str, Any]) -> None:
+        job = self.job
+        own = open_checkpoint(job.model, needs_head=False).settings
+        settings = {
+            "max_tokens": job.max_tokens,
+            "overlap_tokens": job.overlap_tokens,
+            "max_question_tokens": job.max_question_tokens,
+            "ranking": own.ranking,
+            "lexical_weight": own.lexical_weight,
+            **found,
+            **job.about,
+            "epoch": len(self.progress.epochs) + 1,
+        }
+        (folder / SETTINGS_FILE).write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+    def _report(self, figures: dict[str, float], folder: Path | None) -> None:
+        """Tells Ray Train how far the run is; a checkpoint goes with it, with the model if ``folder`` has one."""
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = folder or Path(scratch)
+            checkpoint = None
+            if self.rank == 0:
+                self.trainee.save(folder / STATE)
+                (folder / PROGRESS).write_text(json.dumps(asdict(self.progress)))
+                checkpoint = train.Checkpoint.from_directory(folder)
+            self.tensorboard.flush()
+            train.report({"epoch": self.progress.epoch, "step": self.progress.total_steps, **figures}, checkpoint)
+
+    def _show(self, summary: Summary) -> None:
+        figures = {f"validation/{name}": value for name, value in summary.figures.items()}
+        self.tensorboard.scalars(self.progress.total_steps, figures)
+        if self.rank == 0:
+            self.learning.tell_epoch.remote(self.progress.epoch, summary.figures)
+
+    def _sum(self, value: float) -> float:
+        if self.num_workers == 1:
+            return value
+        total = torch.tensor(value, device=self.trainee.device)
+        torch.distributed.all_reduce(total)
+        return float(total)
+
+    def _gather(self, rows: list[Validated]) -> list[Validated]:
+        if self.num_workers == 1:
+            return rows
+        shares: list[Any] = [None] * self.num_workers
+        torch.distributed.all_gather_object(shares, rows)
+        return [row for some in shares for row in some]
+
+
+def _prepare(module: nn.Module) -> nn.Module:
+    return prepare_model(module, move_to_device=False)
+
+
+def _tables(name: str) -> list[pa.Table]:
+    shard: Any = train.get_dataset_shard(name)
+    return list(shard.iter_batches(batch_size=None, batch_format="pyarrow"))

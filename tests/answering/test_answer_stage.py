@@ -1,0 +1,52 @@
+"""The actor with the model, without Ray."""
+
+import pytest
+import torch
+
+from qa_ray.answering import answer_stage as answering
+from qa_ray.answering.answer_stage import ActorSettings, AnswerDocuments
+from qa_ray.config import StorageSettings
+from qa_ray.errors import ModelError
+from qa_ray.inference.settings import settle
+from qa_ray.model.checkpoint import open_checkpoint
+from qa_ray.model.runner import use_threads
+from qa_ray.model.tokenizer import Tokeniser
+
+
+@pytest.fixture
+def restored_threads():
+    number = torch.get_num_threads()
+    yield
+    use_threads(number)
+
+
+@pytest.mark.usefixtures("restored_threads")
+def test_an_actor_loads_its_model_in_one_thread_as_ray_lets_it_read_in_another(
+    models: dict[str, str], monkeypatch: pytest.MonkeyPatch
+):
+    num_threads = []
+
+    def load(*_: object, **__: object):
+        num_threads.append(torch.get_num_threads())
+        raise ModelError("this is as far as the test goes")
+
+    checkpoint, tokeniser = open_checkpoint(models["bert"]), Tokeniser(models["bert"])
+    settings = ActorSettings(
+        storage=StorageSettings().model_dump(),
+        model=models["bert"],
+        model_fingerprint=checkpoint.fingerprint,
+        id_column="document_id",
+        reading=settle(checkpoint, tokeniser.layout(), tokeniser.model_max_tokens),
+        device="cpu",
+        dtype="float32",
+        forward="auto",
+        batch_tokens=None,
+        num_threads=2,
+        parts="",
+    )
+    use_threads(2)
+    monkeypatch.setattr(answering, "Reader", load)
+    monkeypatch.setattr(answering, "keep_memory", lambda: None)
+    with pytest.raises(ModelError, match="as far as"):
+        AnswerDocuments(settings, tally=None, attempts=None)
+    assert num_threads == [1]

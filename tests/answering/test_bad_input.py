@@ -1,0 +1,258 @@
+"""Bad tables are refused before the run, with place and remedy."""
+
+import io
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from running import DOCUMENT, QUESTION, File, changed, not_utf8, told, write_job
+
+from qa_ray.answering.plan import make_plan
+from qa_ray.errors import InputError
+from qa_ray.io.document_table import open_documents, open_questions
+
+COLUMNS = {name: name for name in ("document_id", "text", "question_id", "question")}
+TO_ALL = {"question_id": "q", "question": "Who built it?"}
+NO_DOCUMENTS = pa.table({"document_id": pa.array([], pa.string()), "text": pa.array([], pa.string())})
+NO_QUESTIONS = NO_DOCUMENTS.rename_columns(["question_id", "question"])
+FIFTY_ROWS = pa.table(
+    {"document_id": [f"d{i}" for i in range(50)], "text": [f"Ada Vane built {i} lighthouses " * 20 for i in range(50)]}
+)
+
+
+def parquet(table: pa.Table, *, broken_column: int | None = None) -> bytes:
+    """The table as a file; the pages of one of its columns overwritten."""
+    file = io.BytesIO()
+    pq.write_table(table, file, compression="zstd")
+    content = bytearray(file.getvalue())
+    if broken_column is not None:
+        chunk = pq.ParquetFile(io.BytesIO(content)).metadata.row_group(0).column(broken_column)
+        start = (chunk.dictionary_page_offset or chunk.data_page_offset) + 30
+        content[start : start + 60] = b"\xff" * 60
+    return bytes(content)
+
+
+# ---- Files
+
+
+def test_a_path_that_does_not_exist_is_told():
+    for what, open_it in (("documents", open_documents), ("questions", open_questions)):
+        with told(InputError, f"{what}: no such file or folder: '/no/such'; give a Parquet file, a folder or a glob"):
+            open_it("/no/such", COLUMNS)
+
+
+def test_a_folder_without_parquet_is_told(tmp_path: Path):
+    (tmp_path / "_hidden.parquet").touch()
+    with told(
+        InputError, "documents: no Parquet file (*.parquet) in ", "which holds nothing; make some from SQuAD JSON"
+    ):
+        open_documents(str(tmp_path), COLUMNS)
+    (tmp_path / "notes.txt").touch()
+    with told(InputError, "which holds notes.txt; make some from SQuAD JSON, text files or a data set with 'qa-ray"):
+        open_documents(str(tmp_path), COLUMNS)
+
+
+def test_files_that_may_not_be_read_are_told():
+    folder = Path(tempfile.mkdtemp())  # not below pytest's, which others may not enter at all
+    folder.chmod(0o755)
+    pq.write_table(pa.Table.from_pylist([DOCUMENT]), folder / "part.parquet")
+    user = os.geteuid()
+    try:
+        for locked in (folder / "part.parquet", folder):
+            locked.chmod(0)
+            os.seteuid(user or 65534)  # root may read everything
+            with told(
+                InputError,
+                f"documents: cannot read {str(locked)!r}: no permission (Permission denied); check its owner",
+            ):
+                open_documents(str(folder), COLUMNS)
+            os.seteuid(user)
+    finally:
+        os.seteuid(user)
+        shutil.rmtree(folder)
+
+
+NO_PARQUET = {
+    "empty": (b"", "Parquet file size is 0 bytes"),
+    "short": (b"hello", "smaller than the minimum file footer"),
+    "text": (b"PAR1 and then some text PAR1", "footer"),
+    "cut off": (parquet(FIFTY_ROWS)[:-50], "Parquet magic bytes not found"),
+}
+
+
+@pytest.mark.parametrize("kind", NO_PARQUET)
+@pytest.mark.parametrize("what", ["documents", "questions"])
+def test_a_file_that_is_no_parquet_is_told(tmp_path: Path, models, kind: str, what: str):
+    content, reason = NO_PARQUET[kind]
+    files: dict[str, Any] = {what: content}
+    config = write_job(tmp_path, models["bert"], **files)
+    with told(
+        InputError, f"{what}: ", "part-0.parquet' cannot be read as Parquet (", reason, "write it again or move it"
+    ):
+        make_plan(config)
+
+
+@pytest.mark.parametrize("broken_column", [0, 1])
+def test_a_file_with_broken_pages_is_told(tmp_path: Path, models, broken_column: int):
+    config = write_job(tmp_path, models["bert"], parquet(FIFTY_ROWS, broken_column=broken_column))
+    with told(InputError, "documents: ", "part-0.parquet' cannot be read as Parquet (", "); write it again or move it"):
+        make_plan(config)
+    columns = COLUMNS | {"question_id": "document_id", "question": "text", "document_id": "none"}
+    with told(InputError, "questions: ", "part-0.parquet' cannot be read as Parquet (", "); write it again or move it"):
+        open_questions(config.documents, columns)
+
+
+def test_a_path_may_have_any_character(tmp_path: Path, models):
+    config = write_job(tmp_path / "my docs #1 %41 [x] é=1&*'\"?", models["bert"])
+    assert make_plan(config).num_pairs == 1
+
+
+# ---- Columns, types and ids of documents
+
+
+@pytest.mark.parametrize(
+    ("documents", "messages"),
+    [
+        (
+            [{"document_id": "a", "txt": "b"}],
+            [
+                "no column 'text'; there are document_id, txt; did you mean 'txt'? ",
+                "name the right one with columns.text=…",
+            ],
+        ),
+        (pa.table({}), ["no column 'document_id'; there are none; name the right one with columns.document_id=…"]),
+        (NO_DOCUMENTS, ["documents' has 1 Parquet files and no row; nothing to answer"]),
+        (
+            [{"document_id": "a", "text": 3}],
+            ["the column 'text' has type int64, not string; cast it before or name another column"],
+        ),
+        ([{"document_id": "a", "text": None}], ["the column 'text' has type null, not string"]),
+        ([{"document_id": "a", "text": b"x"}], ["the column 'text' has type binary, not string"]),
+        ([{"document_id": 1.0, "text": "b"}], ["the column 'document_id' has type double, not string or integer"]),
+        (
+            [DOCUMENT, DOCUMENT | {"document_id": None}],
+            ["1 rows of ", "part-0.parquet' have null as 'document_id'; give every document an id"],
+        ),
+        (
+            pa.table({"document_id": not_utf8(b"a\xff"), "text": ["b"]}),
+            ["'document_id' in ", "part-0.parquet' is not valid UTF-8 (", "); mend the ids"],
+        ),
+        ([DOCUMENT, DOCUMENT], ["document_id 'a' occurs twice, in ", "ids must be unique: drop or rename one of them"]),
+        (([DOCUMENT], [DOCUMENT]), ["part-0.parquet' and in ", "part-1.parquet'"]),
+        (
+            ([DOCUMENT], [{"document_id": 1, "text": "b"}]),
+            ["the column 'document_id' has type int64 in ", " and string in ", "; write them with one schema, or name"],
+        ),
+        (
+            ([DOCUMENT], [DOCUMENT | {"x": 1}]),
+            ["have different columns (['x']); write them with one schema or give only one of them"],
+        ),
+        (([DOCUMENT], [dict(reversed(DOCUMENT.items()))]), ["have different columns (their order)"]),
+        (
+            ([DOCUMENT | {"x": None}], [DOCUMENT | {"x": 1}]),
+            [
+                "the column 'x' has type int64 in ",
+                " and null in ",
+                "name the columns to pass through with columns.keep=[…]",
+            ],
+        ),
+        (
+            pa.table([["a"], ["b"], ["c"]], ["document_id", "text", "text"]),
+            ["part-0.parquet' has two columns 'text'; drop or rename one of them"],
+        ),
+        (
+            [DOCUMENT | {"answer": 1}],
+            ["the column 'answer' would collide with the answers' own; rename it, or name the columns to pass through"],
+        ),
+        ([DOCUMENT | {"questions": 1}], ["the column 'questions' would collide with the answers' own"]),
+    ],
+)
+def test_documents_that_cannot_be_used_are_refused(tmp_path: Path, models, documents: File, messages: list[str]):
+    config = write_job(tmp_path, models["bert"], documents)
+    with told(InputError, "documents: ", *messages):
+        make_plan(config)
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        (
+            {"text": "txt"},
+            "no column 'txt'; there are document_id, text; did you mean 'text'? name the right one with columns.text=…",
+        ),
+        ({"keep": ["title"]}, "no column 'title'; there are document_id, text; leave it out of columns.keep"),
+        ({"document_id": "text"}, "columns.document_id and columns.text both name 'text'; name two columns"),
+    ],
+)
+def test_columns_mapped_wrongly_are_told(tmp_path: Path, models, columns: dict[str, Any], message: str):
+    with told(InputError, message):
+        make_plan(write_job(tmp_path, models["bert"], columns=columns))
+
+
+def test_a_second_text_column_or_a_column_of_ids_that_the_answers_have_is_refused(tmp_path: Path, models):
+    documents = [{"body": "b", "text": "c", "questions": "a"}]
+    columns = {"text": "body", "document_id": "questions"}
+    config = write_job(tmp_path, models["bert"], documents, columns=columns)
+    with told(InputError, "documents: the column 'text' would collide with the answers' own"):
+        make_plan(config)
+    with told(InputError, "documents: ids cannot stand in a column 'questions', which the answers have; rename it"):
+        make_plan(changed(config, columns=columns | {"keep": []}))
+
+
+# ---- Columns, types and ids of questions
+
+
+@pytest.mark.parametrize(
+    ("questions", "messages"),
+    [
+        ([{"question_id": "q", "ask": "b"}], ["no column 'question'; there are question_id, ask; did you mean"]),
+        (pa.table({}), ["no column 'question_id'; there are none"]),
+        (NO_QUESTIONS, ["questions' has 1 Parquet files and no row; nothing to ask"]),
+        ([QUESTION | {"question": 3}], ["the column 'question' has type int64, not string"]),
+        ([QUESTION | {"document_id": 1.0}], ["the column 'document_id' has type double, not string or integer"]),
+        (
+            [QUESTION, QUESTION | {"question_id": None}],
+            ["1 rows of ", "part-0.parquet' have null as 'question_id'; give every question an id"],
+        ),
+        (
+            [QUESTION, QUESTION],
+            ["question_id 'q' occurs 2 times for document 'a'; ids must be unique within a document"],
+        ),
+        (
+            [QUESTION, QUESTION | {"document_id": None}],
+            ["'q' is asked of every document and of 'a' by name too; give one of them another id"],
+        ),
+        ([TO_ALL] * 3, ["'q' occurs 3 times among those asked of every document; give each its own id"]),
+        (
+            [TO_ALL, {"question_id": "r", "question": None}],
+            ["question 'r', asked of every document, has null as its text; write the question or drop the row"],
+        ),
+        ([TO_ALL | {"question": " \n"}], ["has a text of white space only; write the question or drop the row"]),
+        (
+            pa.table({"question_id": ["q", "r"], "question": not_utf8(b"ok", b"\xed\xa0\x80")}),
+            ["part-0.parquet' has text that is not valid UTF-8 (", "at string index 1); mend it or drop the row"],
+        ),
+        (pa.table({"question_id": not_utf8(b"\xff"), "question": ["?"]}), ["has text that is not valid UTF-8 ("]),
+    ],
+)
+def test_questions_that_cannot_be_used_are_refused(tmp_path: Path, models, questions: File, messages: list[str]):
+    config = write_job(tmp_path, models["bert"], questions=questions)
+    with told(InputError, "questions: ", *messages):
+        make_plan(config)
+
+
+def test_files_of_questions_may_differ_in_their_kinds_of_ids_and_strings(tmp_path: Path):
+    kinds = [(pa.string(), pa.int32()), (pa.large_string(), pa.string()), (pa.string(), pa.null())]
+    for i, (text, document_id) in enumerate(kinds):
+        ids = pa.nulls(1) if document_id == pa.null() else pa.array([str(i)]).cast(document_id)
+        table = pa.table({"question_id": [i], "question": pa.array(["?"], text), "document_id": ids})
+        pq.write_table(table, tmp_path / f"part-{i}.parquet")
+    questions, _ = open_questions(str(tmp_path), COLUMNS)
+    assert questions.num_bound == 2
+    assert [question.question_id for question in questions.to_all] == ["2"]
+    assert [question.question_id for question in questions.of("0")] == ["0", "2"]

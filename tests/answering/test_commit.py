@@ -1,0 +1,137 @@
+"""The commit: done again after a kill between any two of its steps, and never with a row missing."""
+
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from running import small_disk, told
+
+from qa_ray import commit as committing
+from qa_ray.answering.commit import commit
+from qa_ray.errors import JobError, OutputError
+from qa_ray.io import storage
+from qa_ray.io.parquet_writer import ParquetFolder
+from qa_ray.io.question_table import Questions
+from qa_ray.output.folder import Output, claim, look
+from qa_ray.output.lease import Claim
+from qa_ray.schemas import PART
+
+ONE_QUESTION = Questions(
+    pa.table({"document_id": pa.nulls(1, pa.string()), "question_id": ["q"], "question": ["Who built it?"]})
+)
+
+
+def write_part(output: Output, first: int, stop: int) -> None:
+    """A part of a run that asked ONE_QUESTION of these documents; 3 kB of ballast each."""
+    answer = {"question_id": "q", "question": "Who built it?", "score": 0.5, "n_best": [], "num_windows": 1}
+    ids = [f"d{i}" for i in range(first, stop)]
+    rows = [{"answers": [answer], "rejects": [], "num_tokens": 1, "num_windows": 1} for _ in ids]
+    part = pa.Table.from_pylist(rows, PART).append_column("document_id", pa.array(ids))
+    part = part.append_column("ballast", pa.array([os.urandom(3000) for _ in ids]))
+    Path(output.parts).mkdir(exist_ok=True)
+    pq.write_table(part, Path(output.parts) / f"{first}-{stop}.parquet")
+
+
+def commit_200(output: Output) -> dict:
+    return commit(
+        output, questions=ONE_QUESTION, num_documents=200, id_column="document_id", max_rejected_fraction=0, facts={}
+    )
+
+
+# Everything that the commit does to the output, by the function that does it.
+STEPS: list[tuple[Any, str]] = [
+    (committing, "remove_folder"),
+    (ParquetFolder, "_open"),
+    (ParquetFolder, "write"),
+    (ParquetFolder, "_close_file"),
+    (committing, "write_text"),
+    (committing, "create_text"),
+    (Claim, "check"),
+    (Claim, "release"),
+    (storage, "remove_file"),
+]
+
+
+def before_each_step(do: Callable[[int], object], patch: pytest.MonkeyPatch) -> None:
+    """From now on calls ``do`` with the number of the step before each of them."""
+    number = -1
+    for place, name in STEPS:
+        step = getattr(place, name)
+
+        def counted(*values: Any, _step: Any = step, **named: Any) -> Any:
+            nonlocal number
+            number += 1
+            do(number)
+            return _step(*values, **named)
+
+        patch.setattr(place, name, counted)
+
+
+def killed_at(number: int, output: Path) -> bool:
+    """Commits in a process of its own, killed before the step of this number; False if it came to its end."""
+    if child := os.fork():
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    try:
+        with claim(str(output), {"model": "m"}) as mine, pytest.MonkeyPatch.context() as patch:
+            before_each_step(lambda step: step == number and os.kill(os.getpid(), signal.SIGKILL), patch)
+            commit_200(mine)
+    finally:
+        os._exit(0)
+
+
+def test_killed_between_any_two_steps_the_commit_is_done_by_the_next_run(tmp_path: Path):
+    number, killed = 0, True
+    while killed:
+        output = tmp_path / str(number)
+        with claim(str(output), {"model": "m"}) as mine:
+            write_part(mine, 0, 120)
+            write_part(mine, 100, 200)
+        killed = killed_at(number, output)
+        if (output / "_SUCCESS").exists():  # what readers may read is whole
+            assert pq.read_table(output / "answers").num_rows == 200
+            assert json.loads((output / "manifest.json").read_text())["counts"]["answers"] == 200
+        with claim(str(output), {"model": "m"}) as mine:
+            if not mine.finished:
+                commit_200(mine)
+        assert sorted(os.listdir(output)) == ["_SUCCESS", "answers", "manifest.json"]
+        rows = pq.read_table(output / "answers")["document_id"].to_pylist()
+        assert sorted(rows) == sorted(f"d{i}" for i in range(200))
+        number += 1
+    assert number > 10
+
+
+def test_a_disk_that_fills_up_at_the_commit_is_told_and_the_commit_is_done_when_there_is_room(tmp_path: Path):
+    with small_disk(tmp_path / "disk") as disk:
+        uri = str(disk / "out")
+        with (
+            claim(uri, {"model": "m"}) as output,
+            told(OutputError, "cannot write '", "/answers': No space left on device; free some room or give another"),
+        ):
+            write_part(output, 0, 200)
+            commit_200(output)
+        assert not (disk / "out" / "_SUCCESS").exists()
+        subprocess.run(["mount", "-o", "remount,size=20m", str(disk)], check=True)
+        with claim(uri, {"model": "m"}) as output:
+            assert output.resumed
+            assert commit_200(output)["counts"]["answers"] == 200
+        assert sorted(os.listdir(uri)) == ["_SUCCESS", "answers", "manifest.json"]
+        assert look(uri, {"model": "m"}).finished
+
+
+def test_a_document_that_was_lost_is_never_committed(tmp_path: Path):
+    with claim(str(tmp_path), {"model": "m"}) as output:
+        write_part(output, 0, 100)
+        write_part(output, 101, 200)
+        message = (
+            "200 documents and 200 questions went in, 199 documents came out with 199 answers and 0 rejects; nothing"
+        )
+        with told(JobError, message):
+            commit_200(output)
+    assert not (tmp_path / "_SUCCESS").exists()

@@ -1,0 +1,226 @@
+"""However a job is cut up, interrupted, killed and resumed, the same answers come out, each once."""
+
+import hashlib
+import json
+import os
+import random
+import shutil
+import signal
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from models import TEXT
+from running import (
+    assert_nothing_lost,
+    assert_same_answers,
+    changed,
+    command_line,
+    descendants,
+    read_rows,
+    title,
+    told,
+    wait_for,
+    write_config,
+    write_job,
+)
+
+from qa_ray.answering.job import answer_documents
+from qa_ray.answering.part_files import finished_ids
+from qa_ray.answering.plan import make_plan
+from qa_ray.config import AnswerConfig
+from qa_ray.errors import ModelError
+from qa_ray.io.document_table import unfinished_row_groups
+from qa_ray.output.folder import claim, look
+from qa_ray.schemas import PART
+
+NUM_DOCUMENTS = 40
+RUNNER = {"device": "cpu", "dtype": "float32", "actors": 1, "cpus_per_actor": 1}
+SLOWLY = RUNNER | {"batch_tokens": 1}  # one window at a time
+
+
+def documents() -> list[dict[str, Any]]:
+    """Documents of 6 to 36 windows, each its own."""
+    words = TEXT.split()
+    draw = random.Random(0)
+    lengths = [draw.randint(100, 600) for _ in range(NUM_DOCUMENTS)]
+    return [
+        {"document_id": f"d{i:02}", "text": " ".join(draw.choices(words, k=length)), "length": length}
+        for i, length in enumerate(lengths)
+    ]
+
+
+QUESTIONS = [
+    {"question_id": "who", "question": "Who built the lighthouse?", "document_id": None},
+    {"question_id": "where", "question": "它在哪里？", "document_id": None},
+    {"question_id": "when", "question": "When was the agreement signed?", "document_id": "d07"},
+]
+PAIRS = [(f"d{i:02}", question) for i in range(NUM_DOCUMENTS) for question in ("who", "where")] + [("d07", "when")]
+
+
+@pytest.fixture(scope="module")
+def job(models: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> AnswerConfig:
+    """A job over these documents in one file."""
+    return write_job(tmp_path_factory.mktemp("job"), models["bert"], documents(), QUESTIONS)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(job: AnswerConfig, ray_session: None) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The manifest and the answers of a run of one actor that nothing disturbed."""
+    manifest = answer_documents(job)
+    assert_nothing_lost(job, PAIRS, manifest)
+    return manifest, read_rows(job, "answers")
+
+
+def whole_parts(config: AnswerConfig) -> list[Path]:
+    """The parts of a run that goes on which are written to their end."""
+    parts = (Path(config.output) / "_run" / "parts").glob("*.parquet")
+    return [part for part in parts if part.read_bytes()[4:].endswith(b"PAR1")]
+
+
+def write_parts(config: AnswerConfig, answers: list[dict[str, Any]], ids: list[str]) -> int:
+    """What a killed run leaves that had answered these documents; returns their windows."""
+    with claim(config.output, make_plan(config).identity) as output:
+        rows = []
+        for document in documents():
+            found = [row for row in answers if row["document_id"] == document["document_id"] in ids]
+            num_windows = sum(row["num_windows"] for row in found)
+            row = {"answers": found, "rejects": [], "num_tokens": 1, "num_windows": num_windows}
+            rows += [row | {name: document[name] for name in ("document_id", "length")}] if found else []
+        schema = pa.schema([("document_id", pa.string()), ("length", pa.int64()), *PART])
+        Path(output.parts).mkdir(exist_ok=True)
+        pq.write_table(pa.Table.from_pylist(rows, schema), Path(output.parts) / f"{ids[0]}.parquet")
+    return sum(row["num_windows"] for row in rows)
+
+
+def test_counts_add_up(job, uninterrupted):
+    manifest, answers = uninterrupted
+    counts = manifest["counts"]
+    assert (counts["documents"], counts["answers"], counts["rejects"]) == (NUM_DOCUMENTS, len(PAIRS), 0)
+    assert counts["windows"] == sum(row["num_windows"] for row in answers) == manifest["windows_this_run"]
+    assert manifest["windows_per_second"] > 0
+    (file,) = manifest["files"]["answers"]
+    assert (file["name"], file["rows"], manifest["files"]["rejects"]) == ("part-00000.parquet", len(PAIRS), [])
+    content = (Path(job.output) / "answers" / file["name"]).read_bytes()
+    assert (file["bytes"], file["sha256"]) == (len(content), hashlib.sha256(content).hexdigest())
+    by_id = {document["document_id"]: document for document in documents()}
+    for row in answers:
+        document = by_id[row["document_id"]]
+        assert row["length"] == document["length"]
+        assert document["text"][row["start_char"] : row["stop_char"]] == row["answer"]
+
+
+def test_two_actors_other_files_row_groups_and_batches_give_the_same_answers(tmp_path: Path, models, uninterrupted):
+    rows = documents()
+    random.Random(1).shuffle(rows)
+    config = write_job(tmp_path, models["bert"], (rows[:3], rows[3:30], rows[30:]), QUESTIONS, row_group_size=1)
+    config = changed(config, runner=RUNNER | {"actors": 2, "batch_tokens": 300})
+    assert make_plan(config).rows_per_block("cpu", 2) == 5
+    manifest = answer_documents(config)
+    assert_nothing_lost(config, PAIRS, manifest)
+    assert_same_answers(read_rows(config, "answers"), uninterrupted[1])
+
+
+def test_a_run_whose_processes_are_killed_is_resumed_to_the_same_answers(tmp_path: Path, job, uninterrupted):
+    config = changed(job, output=str(tmp_path / "out"), runner=SLOWLY)
+    log = tmp_path / "log"
+    with command_line(write_config(tmp_path, config), log) as process:
+        wait_for(lambda: whole_parts(config), process, log)
+        num_parts = len(whole_parts(config))
+        os.kill(actor_of(process.pid), signal.SIGKILL)  # Ray starts another one
+        wait_for(lambda: len(whole_parts(config)) > num_parts, process, log)
+    assert look(config.output, make_plan(config).identity).resumed
+    assert "Traceback" not in log.read_text()
+
+    manifest = answer_documents(changed(config, runner=RUNNER))
+    assert 0 < manifest["windows_this_run"] < manifest["counts"]["windows"]
+    assert_nothing_lost(config, PAIRS, manifest)
+    assert_same_answers(read_rows(config, "answers"), uninterrupted[1])
+
+
+def actor_of(pid: int) -> int:
+    """The process of the actor with the model that the run of process ``pid`` has."""
+    found = [child for child in descendants(pid) if "AnswerDocuments" in title(child)]
+    assert len(found) == 1, [title(child) for child in descendants(pid)]
+    return found[0]
+
+
+def test_ctrl_c_and_sigterm_end_a_run_with_130_and_the_same_command_goes_on(tmp_path: Path, job, uninterrupted):
+    config = changed(job, output=str(tmp_path / "out"), runner=SLOWLY)
+    log, path = tmp_path / "log", write_config(tmp_path, config)
+    # A terminal sends Ctrl-C to all processes of a command; a batch system sends SIGTERM to the command.
+    for kill, number in ((os.killpg, signal.SIGINT), (os.kill, signal.SIGTERM)):
+        num_parts = len(whole_parts(config))
+        with command_line(path, log) as process:
+            wait_for(lambda: len(whole_parts(config)) > num_parts, process, log)  # noqa: B023
+            kill(process.pid, number)
+            assert process.wait(60) == 130, log.read_text()
+        words = log.read_text().rstrip()
+        assert words.endswith("interrupted; what is done stays done: run the same command to go on")
+        assert "Traceback" not in words
+
+    manifest = answer_documents(changed(config, runner=RUNNER))
+    assert 0 < manifest["windows_this_run"] < manifest["counts"]["windows"]
+    assert_nothing_lost(config, PAIRS, manifest)
+    assert_same_answers(read_rows(config, "answers"), uninterrupted[1])
+
+
+def test_the_command_line_shows_a_finished_run_and_leaves_it_as_it_is(tmp_path: Path, job, uninterrupted):
+    path, log = write_config(tmp_path, job), tmp_path / "log"
+    with command_line(path, log) as process:
+        assert process.wait(120) == 0, log.read_text()
+    assert f"{len(PAIRS)} answers and 0 rejects to {NUM_DOCUMENTS} documents" in log.read_text()
+    assert json.loads((Path(job.output) / "manifest.json").read_text()) == uninterrupted[0]
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_a_model_that_only_a_worker_can_find_broken_is_told_as_if_the_driver_had(tmp_path: Path, models):
+    folder = Path(shutil.copytree(models["bert"], tmp_path / "model"))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"hidden_size": 33}))
+    with told(ModelError, f"model {str(folder)!r}: cannot be loaded for question answering ("):
+        answer_documents(write_job(tmp_path, str(folder)))
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_a_resumed_run_reads_only_row_groups_with_unfinished_documents(tmp_path: Path, models, uninterrupted):
+    rows = documents()
+    config = write_job(tmp_path, models["bert"], (rows[:10], rows[10:]), QUESTIONS)
+    for part in Path(config.documents).iterdir():
+        pq.write_table(pq.read_table(part), part, row_group_size=10)
+    plan = make_plan(config)
+    answered = write_parts(config, uninterrupted[1], [f"d{i:02}" for i in (*range(10, 20), 20, 21)])
+    finished = finished_ids(look(config.output, plan.identity).parts, "document_id")
+    unfinished = [(group.path[-14:], group.number) for group in unfinished_row_groups(plan.documents, finished)]
+    assert unfinished == [("part-0.parquet", 0), ("part-1.parquet", 1), ("part-1.parquet", 2)]
+    manifest = answer_documents(config)
+    assert manifest["windows_this_run"] == manifest["counts"]["windows"] - answered
+    assert_same_answers(read_rows(config, "answers"), uninterrupted[1])
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_documents_in_two_parts_count_once_and_a_part_cut_off_not_at_all(tmp_path: Path, job, uninterrupted):
+    config = changed(job, output=str(tmp_path / "out"))
+    for ids in (range(25), range(20, 40)):
+        write_parts(config, uninterrupted[1], [f"d{i:02}" for i in ids])
+    parts = Path(look(config.output, make_plan(config).identity).parts)
+    (parts / "00.parquet").write_bytes(next(parts.glob("*.parquet")).read_bytes()[:-1])
+    manifest = answer_documents(config)
+    assert manifest["windows_this_run"] == 0
+    assert_nothing_lost(config, PAIRS, manifest)
+    assert_same_answers(read_rows(config, "answers"), uninterrupted[1])
+
+
+def test_the_report_of_a_run_says_where_its_time_went(job, uninterrupted):
+    report = json.loads((Path(job.output) / "run.json").read_text())
+    assert report["outcome"] == "all documents are read"
+    assert report["documents_done"] == NUM_DOCUMENTS
+    assert report["answers"] == len(PAIRS)
+    assert report["rejects_by_reason"] == {}
+    assert report["windows_this_run"] == sum(row["num_windows"] for row in read_rows(job, "answers"))
+    assert report["seconds_by_stage"].keys() == {"tokenise", "assemble", "forward", "decode", "write"}
+    assert all(0 < seconds < report["seconds"] for seconds in report["seconds_by_stage"].values())
+    assert report["busy_share"].keys() == {"tokenise-1", "answer-1"}
+    assert all(0 < share <= 1 for share in report["busy_share"].values())

@@ -1,0 +1,303 @@
+"""SQuAD JSON, text files and data sets -> documents and questions, and the mistakes in them."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from source_files import article, ids, paragraph, rows, squad, write_json
+
+from qa_ray.errors import ConfigError, InputError
+from qa_ray.preparation.job import prepare
+
+# ---- SQuAD
+
+
+def test_documents_of_equal_or_missing_titles_get_ids_of_their_own(tmp_path: Path):
+    two = [paragraph("x"), paragraph("y")]
+    write_json(
+        tmp_path / "in" / "a.json", squad(article("T", *two), article(None, paragraph("z")), {"paragraphs": two[:1]})
+    )
+    write_json(
+        tmp_path / "in" / "b.json",
+        squad(article("T", *two), article("T (2)", paragraph("z")), article("", paragraph("z"))),
+    )
+    prepare(f"{tmp_path}/in", f"{tmp_path}/out")
+    first = ids(tmp_path / "out")
+    assert first == ["T#1", "T#2", "article 2#1", "article 3#1", "T (2)#1", "T (2)#2", "T (2) (2)#1", "article 6#1"]
+    prepare(f"{tmp_path}/in/*.json", f"{tmp_path}/out")
+    assert ids(tmp_path / "out") == first
+
+
+def test_a_paragraph_keeps_its_own_id_made_unique(tmp_path: Path):
+    own = [
+        paragraph("x", id="DEV_0"),
+        paragraph("y", document_id=3),
+        paragraph("z", id="DEV_0"),
+        paragraph("u", id=None),
+    ]
+    prepare(write_json(tmp_path / "dev.json", squad(article("T", *own))), f"{tmp_path}/out")
+    assert ids(tmp_path / "out") == ["DEV_0", "3", "DEV_0 (2)", "T#4"]
+
+
+texts = st.text(st.one_of(st.characters(exclude_categories=["Cs"]), st.sampled_from("文字🦊👩‍🚀é\r\n ")), max_size=30)
+
+
+@st.composite
+def paragraphs(draw: st.DrawFn) -> dict[str, Any]:
+    text = draw(texts)
+    qas = []
+    for question in draw(st.lists(texts, max_size=3)):
+        spans = draw(st.lists(st.tuples(st.integers(0, len(text)), st.integers(0, 9)), max_size=3))
+        gold = [{"text": text[start : start + length], "answer_start": start} for start, length in spans]
+        qas.append({"question": question, "answers": gold})
+    return {"context": text, "qas": qas}
+
+
+articles = st.lists(st.builds(article, st.none() | texts, st.lists(paragraphs(), max_size=3)), min_size=1, max_size=3)
+
+
+def numbered(content: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The articles with their paragraphs unpacked and question ids given."""
+    content = [article(each["title"], *each["paragraphs"][0]) for each in content]
+    qas = [qa for each in content for part in each["paragraphs"] for qa in part["qas"]]
+    for number, each in enumerate(qas):
+        each["id"] = f"id-{number}"
+    return content
+
+
+@settings(max_examples=40, deadline=None)
+@given(content=articles)
+def test_squad_texts_offsets_and_ids_come_back_as_they_were(tmp_path_factory: pytest.TempPathFactory, content: list):
+    folder, content = tmp_path_factory.mktemp("squad"), numbered(content)
+    parts = [part for each in content for part in each["paragraphs"]]
+    source = write_json(folder / "dev.json", squad(*content))
+    if not parts:
+        with pytest.raises(InputError, match="has no usable document"):
+            prepare(source, f"{folder}/out")
+        return
+    result = prepare(source, f"{folder}/out")
+    documents = rows(folder / "out", "documents")
+    assert [row["text"] for row in documents] == [part["context"] for part in parts]
+    assert len({row["document_id"] for row in documents}) == len(documents)
+    expected = [
+        (
+            each["id"],
+            each["question"],
+            row["document_id"],
+            [(gold["text"], gold["answer_start"]) for gold in each["answers"]],
+        )
+        for part, row in zip(parts, documents, strict=True)
+        for each in part["qas"]
+    ]
+    written = rows(folder / "out", "questions") if result.questions else []
+    assert expected == [
+        (
+            row["question_id"],
+            row["question"],
+            row["document_id"],
+            [(gold["text"], gold["start_char"]) for gold in row["answers"]],
+        )
+        for row in written
+    ]
+    assert result.misplaced_answers == 0
+
+
+@settings(max_examples=40, deadline=None)
+@given(content=articles)
+def test_joined_paragraphs_keep_every_gold_at_its_offset(tmp_path_factory: pytest.TempPathFactory, content: list):
+    folder, content = tmp_path_factory.mktemp("joined"), numbered(content)
+    result = prepare(write_json(folder / "dev.json", squad(*content)), f"{folder}/out", join=True)
+    documents = {row["document_id"]: row["text"] for row in rows(folder / "out", "documents")}
+    assert list(documents.values()) == ["\n\n".join(part["context"] for part in each["paragraphs"]) for each in content]
+    for row in rows(folder / "out", "questions") if result.questions else []:
+        for gold in row["answers"]:
+            assert documents[row["document_id"]].startswith(gold["text"], gold["start_char"])
+    assert result.misplaced_answers == 0
+
+
+# ---- text files
+
+
+def test_text_files_become_documents_named_by_their_path(tmp_path: Path):
+    for name, content in {
+        "in/a.txt": b"\xef\xbb\xbfone\r\ntwo\n",
+        "in/a.md": "三 🦊".encode(),
+        "in/deep/er/b.v2.TEXT": b"",
+        "in/_notes/c.txt": b"hidden",
+        "in/.d.txt": b"hidden",
+        "in/e.pdf": b"no text",
+    }.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    result = prepare(f"{tmp_path}/in", f"{tmp_path}/out")
+    assert (result.layout, result.questions) == ("text", 0)
+    assert list(result.paths) == ["documents"]
+    assert [tuple(row.values()) for row in rows(tmp_path / "out", "documents")] == [
+        ("a", "三 🦊", "a.md"),
+        ("a (2)", "one\r\ntwo\n", "a.txt"),
+        ("deep/er/b.v2", "", "deep/er/b.v2.TEXT"),
+    ]
+    prepare(f"{tmp_path}/in/deep/*/*", f"{tmp_path}/out", layout="text")
+    assert ids(tmp_path / "out") == ["er/b.v2"]
+    prepare(f"{tmp_path}/in/a.txt", f"{tmp_path}/out")
+    assert ids(tmp_path / "out") == ["a"]
+
+
+def test_questions_of_a_text_file_are_asked_of_every_document(letters: Path, tmp_path: Path):
+    (letters / "questions.txt").write_bytes("\ufeffWho?\r\n\r\n  Where? \n".encode())
+    prepare(str(letters), f"{tmp_path}/out", questions=f"{letters}/questions.txt")
+    assert [tuple(row.values()) for row in rows(tmp_path / "out", "questions")] == [
+        ("q1", "Who?", None, None),
+        ("q2", "Where?", None, None),
+    ]
+    assert ids(tmp_path / "out") == ["a"]
+
+
+def test_a_file_that_is_not_utf_8_is_set_aside_with_the_questions_bound_to_it(letters: Path, tmp_path: Path):
+    questions = tmp_path / "q.jsonl"
+    lines: list[dict[str, Any]] = [
+        {
+            "question": "Who?",
+            "document_id": "a",
+            "answers": [{"text": "Ada", "start_char": 0}],
+            "kind": "person",
+            "n": 1,
+        },
+        {"question": "Who?", "document_id": "b", "kind": None},
+        {"question": "Who?", "document_id": "a.txt", "n": 2.5},
+        {"question": None, "question_id": 5},
+        {"question": "\ud800", "kind": "bad"},
+    ]
+    questions.write_text("\n".join(map(json.dumps, lines)))
+    result = prepare(str(letters), f"{tmp_path}/out", questions=str(questions))
+    assert (result.documents, result.questions, result.gold_answers, result.misplaced_answers) == (1, 2, 1, 0)
+    assert [tuple(row.values()) for row in rows(tmp_path / "out", "questions")] == [
+        ("5", None, None, None, None, None),
+        ("q1", "Who?", "a", [{"text": "Ada", "start_char": 0}], "person", 1.0),
+    ]
+    found = {
+        row["question_id"]: (row["document_id"], row["reason"], row["detail"])
+        for row in rows(tmp_path / "out", "rejects")
+    }
+    assert found == {
+        "q2": (
+            "b",
+            "invalid_unicode",
+            f"'{letters}/b.txt': byte 2 is not UTF-8 (invalid start byte); save the file as UTF-8",
+        ),
+        "q3": (
+            "a.txt",
+            "unknown_document",
+            f"no text file 'a.txt' in '{letters}'; ids are paths in it without their suffix",
+        ),
+        "q5": (None, "invalid_unicode", "question: character 0 is the lone surrogate U+D800; mend the source"),
+    }
+
+
+def test_questions_come_from_parquet_with_their_other_columns(letters: Path, tmp_path: Path):
+    gold = {"text": ["Ada", "here"], "answer_start": [0, 9]}
+    table = pa.table(
+        {"question_id": [1, 2], "question": ["Who?", "Where?"], "answers": [gold, None], "clause": ["x", "y"]}
+    )
+    pq.write_table(table, tmp_path / "q.parquet")
+    result = prepare(str(letters), f"{tmp_path}/out", questions=f"{tmp_path}/q.parquet")
+    assert [tuple(row.values()) for row in rows(tmp_path / "out", "questions")] == [
+        ("1", "Who?", None, [{"text": "Ada", "start_char": 0}, {"text": "here", "start_char": 9}], "x"),
+        ("2", "Where?", None, None, "y"),
+    ]
+    assert (result.gold_answers, result.misplaced_answers) == (2, 0)
+
+
+# ---- data sets
+
+
+def hub_row(question_id: str, text: str, answers: Any = None, **more: object) -> dict[str, Any]:
+    return {"id": question_id, "context": text, "question": "Who?", "answers": answers, "title": "T", **more}
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from datasets import config
+
+    monkeypatch.setattr(config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(config, "HF_DATASETS_OFFLINE", True)
+    monkeypatch.setattr(config, "HF_HUB_OFFLINE", True)
+
+
+def write_lines(path: Path, lines: list[dict[str, Any]]) -> str:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(map(json.dumps, lines)))
+    return str(path)
+
+
+@pytest.mark.usefixtures("cache")
+def test_a_local_jsonl_is_read_through_datasets_and_equal_texts_are_one_document(tmp_path: Path):
+    gold = {"text": ["Ada 🦊"], "answer_start": [0]}
+    lines = [
+        hub_row("1", "Ada 🦊", gold, n=1),
+        hub_row("2", "Bob", {"text": [], "answer_start": []}),
+        hub_row("3", "Ada 🦊"),
+    ]
+    result = prepare(write_lines(tmp_path / "dev.jsonl", lines), f"{tmp_path}/out")
+    assert (result.layout, result.documents, result.questions, result.unanswerable) == ("dataset", 2, 3, 1)
+    first, second = rows(tmp_path / "out", "documents")
+    assert re.fullmatch("[0-9a-f]{16}", first["document_id"])
+    assert (first["text"], first["title"], second["text"]) == ("Ada 🦊", "T", "Bob")
+    assert [tuple(row.values()) for row in rows(tmp_path / "out", "questions")] == [
+        ("1", "Who?", first["document_id"], [{"text": "Ada 🦊", "start_char": 0}], "T", 1),
+        ("2", "Who?", second["document_id"], [], "T", None),
+        ("3", "Who?", first["document_id"], None, "T", None),
+    ]
+
+
+@pytest.mark.usefixtures("cache")
+def test_columns_map_our_names_to_those_of_the_data_set(tmp_path: Path):
+    lines = [{"name": "N", "passage": text, "q": f"{text}?"} for text in ("a", "b", "a")]
+    columns = {"text": "passage", "question": "q", "document_id": "name"}
+    prepare(write_lines(tmp_path / "dev.jsonl", lines), f"{tmp_path}/out", columns=columns)
+    assert [tuple(row.values()) for row in rows(tmp_path / "out", "documents")] == [("N", "a"), ("N (2)", "b")]
+    assert [tuple(row.values()) for row in rows(tmp_path / "out", "questions")] == [
+        ("q1", "a?", "N", None),
+        ("q2", "b?", "N (2)", None),
+        ("q3", "a?", "N", None),
+    ]
+
+
+@pytest.mark.usefixtures("cache")
+def test_of_several_splits_one_must_be_named(tmp_path: Path):
+    for split in ("train", "test"):
+        write_lines(tmp_path / "in" / f"{split}.jsonl", [hub_row(split, split)])
+    prepare(f"{tmp_path}/in", f"{tmp_path}/out", split="test")
+    assert [row["text"] for row in rows(tmp_path / "out", "documents")] == ["test"]
+    with pytest.raises(InputError, match="has the splits train, test; name one of them with split=…"):
+        prepare(f"{tmp_path}/in", f"{tmp_path}/out")
+    with pytest.raises(
+        InputError, match=r"cannot be read as a data set: Unknown split \"dev\".*'train', 'test'.*; check the path"
+    ):
+        prepare(f"{tmp_path}/in", f"{tmp_path}/out", split="dev")
+
+
+@pytest.mark.usefixtures("cache")
+def test_a_column_that_is_not_there_is_named_with_those_that_are(tmp_path: Path):
+    source = write_lines(tmp_path / "dev.jsonl", [{"passage": "a", "question": "Who?"}])
+    expected = "no column 'context' for 'text', only passage, question; name the right one with columns={'text': …}"
+    with pytest.raises(InputError, match=re.escape(expected)):
+        prepare(source, f"{tmp_path}/out")
+    with pytest.raises(
+        ConfigError, match="columns: 'context' is none of our names; map some of document_id, question, answers, "
+    ):
+        prepare(source, f"{tmp_path}/out", columns={"context": "passage"})
+
+
+@pytest.mark.usefixtures("cache")
+def test_a_hub_id_that_cannot_be_reached_is_an_input_error(tmp_path: Path):
+    with pytest.raises(
+        InputError, match=r"source 'nobody/nothing' cannot be read as a data set: .*; check the path, the hub id"
+    ):
+        prepare("nobody/nothing", f"{tmp_path}/out")

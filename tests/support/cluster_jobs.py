@@ -1,0 +1,94 @@
+"""Jobs at a cluster of real nodes, and how they get on."""
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from models import TEXT
+from ray_cluster import RayCluster
+from running import write_job
+
+from qa_ray.config import AnswerConfig
+
+REPOSITORY = Path(__file__).parents[2]
+DOCUMENTS = [{"document_id": f"d{i}", "text": f"{TEXT} Page {i}. " * 4} for i in range(12)]
+QUESTIONS = [{"question_id": "who", "question": "Who built the lighthouse?", "document_id": None}]
+NUM_DOCUMENTS = 100
+
+
+def job_in(folder: Path, models: dict[str, str], **settings: Any) -> AnswerConfig:
+    return write_job(folder, models["longformer"], DOCUMENTS, QUESTIONS, **settings)
+
+
+def long_job(folder: Path, model: str, **runner: Any) -> AnswerConfig:
+    """A job of many small blocks, one window at a time."""
+    documents = [{"document_id": f"d{i:03}", "text": f"{TEXT} Page {i}. " * 40} for i in range(NUM_DOCUMENTS)]
+    own = {"device": "cpu", "dtype": "float32", "cpus_per_actor": 1, "batch_tokens": 1, **runner}
+    return write_job(folder, model, documents, QUESTIONS, 1, runner=own)
+
+
+def wait_until(what: Callable[[], Any], seconds: float = 240) -> Any:
+    """What ``what()`` gives, as soon as it is something."""
+    deadline = time.monotonic() + seconds
+    while not (found := what()):
+        assert time.monotonic() < deadline, "it has not come"
+        time.sleep(0.2)
+    return found
+
+
+def start(cluster: RayCluster, *words: str | Path) -> str:
+    """The id of a job that was submitted and runs on."""
+    done = submit(cluster, *words, "--no-wait")
+    assert done.returncode == 0, done.stdout + done.stderr
+    (id_,) = {word.strip(":") for word in done.stdout.split() if word.startswith("raysubmit_")}
+    return id_
+
+
+def ended(cluster: RayCluster, id_: str) -> str | None:
+    """How a job ended, and its log if that is not well; None while it runs."""
+    status = json.loads(cluster.get(f"/api/jobs/{id_}", cluster.token)[1])["status"]
+    if status in ("PENDING", "RUNNING"):
+        return None
+    return status if status == "SUCCEEDED" else cluster.get(f"/api/jobs/{id_}/logs", cluster.token)[1]
+
+
+def parts(job: AnswerConfig) -> int:
+    """How many blocks are done."""
+    return len(list(Path(job.output).glob("_run/**/*.parquet")))
+
+
+def run(cluster: RayCluster, *words: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """A command with the cluster's token in its environment."""
+    return subprocess.run(
+        [sys.executable, *words],
+        cwd="/",  # what stands in the current folder would come before all else
+        env=cluster.environment | environment,
+        capture_output=True,
+        text=True,
+        timeout=900,
+        check=False,
+    )
+
+
+def submit(cluster: RayCluster, *words: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = ("-m", "qa_ray", "submit", "--address", cluster.address, *words)
+    return run(cluster, *command, **environment)
+
+
+def report(config: AnswerConfig) -> dict[str, Any]:
+    return json.loads((Path(config.output) / "run.json").read_text())
+
+
+def copy_of_the_code(folder: Path, version: str) -> Path:
+    """The repository's code with a version of its own, which tells whose code has run."""
+    for name in ("qa_ray", "jobs"):
+        shutil.copytree(
+            REPOSITORY / name, folder / name, ignore=shutil.ignore_patterns("models", "demo", "__pycache__")
+        )
+    (folder / "qa_ray" / "version.py").write_text(f'VERSION = "{version}"\n')
+    return folder
