@@ -4,7 +4,7 @@ Offsets are Unicode code points, half open: ``text[start_char:stop_char] == answ
 """
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -12,8 +12,10 @@ import pyarrow as pa
 Ranking = Literal["logit", "logit_minus_null"]
 """How spans of different windows are ranked against each other: see spans.rank_logits."""
 
+
 GOLD = pa.struct([("text", pa.string()), ("start_char", pa.int64())])
 """One gold answer. An empty list of them means: the document does not answer the question."""
+
 
 DOCUMENTS = pa.schema(
     [
@@ -22,6 +24,7 @@ DOCUMENTS = pa.schema(
     ]
 )
 """A document; any other column of the user's table is passed through to the answers."""
+
 
 QUESTIONS = pa.schema(
     [
@@ -33,6 +36,7 @@ QUESTIONS = pa.schema(
 )
 """A question, bound to a document by ``document_id`` or asked of all. Other columns may follow (types, titles, …)."""
 
+
 SPAN = pa.struct(
     [
         ("answer", pa.string()),
@@ -41,6 +45,7 @@ SPAN = pa.struct(
         ("score", pa.float64()),
     ]
 )
+
 
 ANSWER = pa.struct(
     [
@@ -57,6 +62,7 @@ ANSWER = pa.struct(
     ]
 )
 """The answer to one question in one document; in the answers table ``document_id`` stands before it."""
+
 
 REJECT = pa.struct(
     [
@@ -75,11 +81,15 @@ def flat(struct: pa.StructType) -> pa.Schema:
 
 
 ANSWERS = flat(ANSWER).append(pa.field("model_fingerprint", pa.string()))
+
+
 REJECTS = flat(REJECT)
+
 
 TOKENISED_QUESTION = pa.struct(
     [("question_id", pa.string()), ("question", pa.string()), ("token_ids", pa.list_(pa.int32()))]
 )
+
 
 TOKENISED = pa.schema(
     [
@@ -92,6 +102,7 @@ TOKENISED = pa.schema(
     ]
 )
 """A document with the questions that can be asked of it, on its way from the CPU workers to the model."""
+
 
 PART = pa.schema(
     [
@@ -113,6 +124,7 @@ LABELLED_QUESTION = pa.struct(
         ("gold", pa.list_(pa.string())),  # the texts of the answers
     ]
 )
+
 
 LABELLED = pa.schema(
     [
@@ -197,3 +209,19 @@ class Span(NamedTuple):
     start_token: int
     stop_token: int
     logit: float
+
+
+class ReadableDocument(NamedTuple):
+    """A document as the reader wants it: text, its tokens, and the token ids of each question."""
+
+    text: str
+    tokens: Tokens
+    questions: list[np.ndarray]
+
+
+class Question(NamedTuple):
+    """A question's id and its text, which may still be null or empty; its gold answers where the table has them."""
+
+    question_id: str
+    question: str | None
+    answers: list[dict[str, Any]] | None = None  # the fields of records.GOLD

@@ -37,7 +37,7 @@ def ray_session() -> Iterator[None]:
     """One Ray for all tests that need one."""
     import ray
 
-    from qa_ray.runtime.resources import start_ray
+    from qa_ray.runtime.session import start_ray
 
     (port,) = free_ports(1)
     start_ray(6, _metrics_export_port=port)

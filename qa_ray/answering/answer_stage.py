@@ -13,14 +13,14 @@ import ray
 from qa_ray.answering.crash_guard import read_block
 from qa_ray.answering.part_files import write_part
 from qa_ray.errors import JobError, ModelError
-from qa_ray.inference.reader import ReadableDocument, Reader
+from qa_ray.inference.reader import Reader
 from qa_ray.inference.settings import ReadingSettings
-from qa_ray.io.question_table import failure, reject
+from qa_ray.io.row_checks import failure, reject
 from qa_ray.io.storage import use_s3
 from qa_ray.model.checkpoint import open_checkpoint
-from qa_ray.model.runner import use_threads
+from qa_ray.model.device import use_threads
 from qa_ray.process import keep_memory, private_bytes
-from qa_ray.schemas import PART, TOKENISED, BatchSize, Tokens
+from qa_ray.schemas import PART, TOKENISED, BatchSize, ReadableDocument, Tokens
 
 
 @dataclass(frozen=True)

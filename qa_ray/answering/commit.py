@@ -15,7 +15,8 @@ import pyarrow as pa
 from qa_ray.answering.part_files import read_parts
 from qa_ray.errors import JobError, OutputError
 from qa_ray.io.parquet_writer import ParquetFolder
-from qa_ray.io.question_table import Questions, unknown_document
+from qa_ray.io.question_table import Questions
+from qa_ray.io.row_checks import unknown_document
 from qa_ray.io.storage import create_text, join, remove_folder, write_text
 from qa_ray.output.folder import Output
 from qa_ray.schemas import ANSWER, REJECT, REJECTS, flat

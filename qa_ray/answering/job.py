@@ -34,12 +34,15 @@ from qa_ray.config import AnswerConfig, Limits
 from qa_ray.errors import JobError, QaRayError
 from qa_ray.io.document_table import RowGroup, unfinished_row_groups
 from qa_ray.io.storage import join, use_s3
+from qa_ray.log import LOG, logged_to
 from qa_ray.model.runner import BATCH_TOKENS
 from qa_ray.output.folder import Output, check_writable, claim, look
 from qa_ray.runtime.datasource import Scan
-from qa_ray.runtime.progress import LOG, logged_to, measured, reported, shown
-from qa_ray.runtime.resources import Resources, beside_driver, find_resources, ray_started
+from qa_ray.runtime.progress import shown
+from qa_ray.runtime.resources import Resources, find_resources
+from qa_ray.runtime.run_report import measured, reported
 from qa_ray.runtime.run_stats import Counts, Tally
+from qa_ray.runtime.session import beside_driver, ray_started
 
 REPORT_TIMEOUT_SECONDS = 60  # where Ray is gone, so are the counts
 

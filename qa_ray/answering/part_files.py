@@ -14,15 +14,7 @@ import pyarrow.parquet as pq
 
 from qa_ray.errors import OutputError
 from qa_ray.io.question_table import hash_ids
-from qa_ray.io.storage import (
-    explain,
-    is_storage_error,
-    join,
-    list_names,
-    make_folder,
-    open_filesystem,
-    remove_file,
-)
+from qa_ray.io.storage import explain, is_storage_error, join, list_names, make_folder, open_filesystem, remove_file
 
 DOCUMENTS_PER_BATCH = 64
 

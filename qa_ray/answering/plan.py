@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from rich.table import Table
@@ -10,17 +9,24 @@ from rich.table import Table
 from qa_ray.config import AnswerConfig
 from qa_ray.inference.settings import ReadingSettings, settle
 from qa_ray.inference.windows import windows
-from qa_ray.io.document_table import Documents, open_documents, open_questions, sample
-from qa_ray.io.question_table import Questions, check
+from qa_ray.io.document_table import Documents, open_documents, sample
+from qa_ray.io.question_table import Questions, open_questions
+from qa_ray.io.row_checks import check
 from qa_ray.io.storage import full_uri
-from qa_ray.model.checkpoint import Checkpoint, open_checkpoint
+from qa_ray.model.checkpoint import Checkpoint, model_anywhere, open_checkpoint
 from qa_ray.model.tokenizer import Tokeniser
 from qa_ray.schemas import Layout
 from qa_ray.version import VERSION
 
 SAMPLE_DOCUMENTS = 64
+
+
 SAMPLE_BYTES = 4_000_000
+
+
 BYTES_PER_TOKEN, TYPICAL_QUESTION = 4, 12  # of text in UTF-8; tokens
+
+
 # A block is the unit that is lost when a worker dies, and that keeps an actor busy: seconds to a minute of work.
 BLOCK_WINDOWS = {"cpu": 512, "cuda": 8_192}
 
@@ -112,11 +118,6 @@ def make_plan(config: AnswerConfig) -> Plan:
         num_tokens=num_tokens,
         num_windows=num_windows,
     )
-
-
-def model_anywhere(model: str) -> str:
-    """A folder as its absolute path, because workers start elsewhere; other names stay what they are."""
-    return full_uri(model) if model != "default" and Path(model).expanduser().is_dir() else model
 
 
 def _setting_name(config: AnswerConfig, name: str) -> str:

@@ -8,7 +8,8 @@ import pyarrow as pa
 import ray
 
 from qa_ray.answering.crash_guard import read_block
-from qa_ray.io.question_table import CheckedDocument, check, hash_ids, reject, too_long
+from qa_ray.io.question_table import hash_ids
+from qa_ray.io.row_checks import CheckedDocument, check, reject, too_long
 from qa_ray.io.storage import use_s3
 from qa_ray.model.checkpoint import open_checkpoint
 from qa_ray.model.tokenizer import Tokeniser

@@ -23,8 +23,8 @@ from rich.text import Text
 from qa_ray.errors import InputError
 from qa_ray.evaluation.bootstrap import Interval, intervals
 from qa_ray.evaluation.calibration import Calibration, calibration
+from qa_ray.evaluation.cmrc import cmrc_scores
 from qa_ray.evaluation.cuad import Curve, Events, curve, events
-from qa_ray.evaluation.metrics import Scores, Threshold, best_threshold, cmrc_scores, squad1_scores, squad2_scores
 from qa_ray.evaluation.predictions import (
     Gold,
     Prediction,
@@ -34,6 +34,9 @@ from qa_ray.evaluation.predictions import (
     read_predictions,
     table_with,
 )
+from qa_ray.evaluation.scores import Scores
+from qa_ray.evaluation.squad import squad1_scores, squad2_scores
+from qa_ray.evaluation.threshold import Threshold, best_threshold
 
 Metric = Literal["squad", "cmrc", "cuad"]
 NO_VALUE = "null"  # the group of rows whose column is null, or that have no answer row to take it from

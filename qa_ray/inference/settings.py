@@ -5,7 +5,8 @@ from typing import Any
 from pydantic import ConfigDict, NonNegativeInt, PositiveInt, ValidationError
 
 from qa_ray.errors import ConfigError
-from qa_ray.model.checkpoint import Checkpoint, ModelSettings
+from qa_ray.model.checkpoint import Checkpoint
+from qa_ray.model.settings import ModelSettings
 from qa_ray.schemas import Layout
 
 

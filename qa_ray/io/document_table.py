@@ -3,32 +3,43 @@
 Everything that can be known before the run without reading a document's text is checked here, on the driver.
 """
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from qa_ray.errors import InputError
-from qa_ray.io.question_table import Questions, hash_ids
-from qa_ray.io.storage import open_filesystem, open_parquet, parquet_files, reading
-from qa_ray.schemas import ANSWERS, GOLD, PART, TOKENISED
+from qa_ray.io.question_table import hash_ids
+from qa_ray.io.storage import open_filesystem, open_parquet, reading
+from qa_ray.io.table_files import (
+    LISTING_THREADS,
+    WITHOUT_VIEWS,
+    Footer,
+    check_column,
+    common_schema,
+    fingerprint_of,
+    read_footers,
+)
+from qa_ray.schemas import ANSWERS, PART, TOKENISED
 
 # Columns that a run adds to a document's own, on the way to the answers or there.
 RESERVED = {*ANSWERS.names, *PART.names, *TOKENISED.names}
+
+
 SAMPLED_GROUPS = 16
-LISTING_THREADS = 16  # footers and ids of thousands of files are read side by side
+
+
 # Pages are the least that can be read. Arrow, for one, puts 1,024 rows into a page, however long they are.
 ROWS_PER_PAGE = 1_024
+
+
 MAX_SAMPLED_PAGE_BYTES = 64_000_000
+
+
 BATCH_BYTES = 16_000_000  # of documents, read at a time
-# Arrow can do little with views yet.
-WITHOUT_VIEWS = {pa.string_view(): pa.large_string(), pa.binary_view(): pa.large_binary()}
 
 
 class RowGroup(NamedTuple):
@@ -57,14 +68,6 @@ class Documents:
     fingerprint: str  # sha256 over the files' names, sizes and footers
 
 
-@dataclass(frozen=True)
-class _Footer:
-    path: str
-    schema: pa.Schema
-    metadata: pq.FileMetaData
-    fingerprint: str
-
-
 def open_documents(uri: str, columns: Mapping[str, str], keep: Sequence[str] | None = None) -> Documents:
     """The documents at ``uri``; ``columns`` maps ``document_id`` and ``text`` to the table's own names.
 
@@ -73,16 +76,16 @@ def open_documents(uri: str, columns: Mapping[str, str], keep: Sequence[str] | N
     Raises:
         InputError: no such path, no Parquet, a column missing or of a wrong type, null or duplicate ids, no rows.
     """
-    footers = _footers(uri, "documents")
-    schema = _common_schema(footers, "documents")
+    footers = read_footers(uri, "documents")
+    schema = common_schema(footers, "documents")
     id_column, text_column = columns["document_id"], columns["text"]
     for name, column in (("document_id", id_column), ("text", text_column)):
-        _check_column(schema, name, column, "documents")
+        check_column(schema, name, column, "documents")
     if id_column == text_column:
         raise InputError(f"documents: columns.document_id and columns.text both name {id_column!r}; name two columns")
     others = [name for name in schema.names if name not in (id_column, text_column)]
     for name in keep or ():
-        _check_column(schema, None, name, "documents")
+        check_column(schema, None, name, "documents")
     passed_through = [name for name in others if keep is None or name in keep]
     if taken := [name for name in passed_through if name in RESERVED]:
         raise InputError(
@@ -107,52 +110,8 @@ def open_documents(uri: str, columns: Mapping[str, str], keep: Sequence[str] | N
         num_documents=num_documents,
         row_groups=tuple(row_groups),
         text_bytes=sum(group.text_bytes for group in row_groups),
-        fingerprint=_fingerprint(footers),
+        fingerprint=fingerprint_of(footers),
     )
-
-
-def open_questions(uri: str, columns: Mapping[str, str]) -> tuple[Questions, str]:
-    """The questions at ``uri``, and a fingerprint of their files; with gold answers if ``columns`` names ``answers``.
-
-    Without a ``document_id`` column every question is asked of every document.
-
-    Raises:
-        InputError: as open_documents; and duplicate ids within a document, or a bad text in a question to all.
-    """
-    footers = _footers(uri, "questions")
-    schema = _common_schema(footers, "questions")
-    names = {name: columns[name] for name in ("question_id", "question", "answers") if name in columns}
-    if columns["document_id"] in schema.names:
-        names["document_id"] = columns["document_id"]
-    table = pa.concat_tables(_questions(uri, footer, names) for footer in footers)
-    if not table.num_rows:
-        raise InputError(f"questions: {uri!r} has {len(footers)} Parquet files and no row; nothing to ask")
-    if "document_id" not in names:
-        table = table.append_column("document_id", pa.nulls(table.num_rows, pa.string()))
-    return Questions(table), _fingerprint(footers)
-
-
-def _questions(uri: str, footer: _Footer, names: Mapping[str, str]) -> pa.Table:
-    """The columns of a file of questions that ``names`` maps to ours, checked; strings, but for the gold answers."""
-    for name, column in names.items():
-        _check_column(footer.schema, name, column, "questions")
-    filesystem, _ = open_filesystem(uri)
-    with reading(footer.path, "questions"):
-        table = open_parquet(filesystem, footer.path, "questions").read(columns=list(names.values()))
-    if nulls := table[names["question_id"]].null_count:
-        raise InputError(
-            f"questions: {nulls} rows of {footer.path!r} have null as {names['question_id']!r}; "
-            "give every question an id"
-        )
-    try:
-        kinds = {name: pa.list_(GOLD) if name == "answers" else pa.string() for name in names}
-        mapped = pa.table({name: table[column].cast(kinds[name]) for name, column in names.items()})
-        mapped.validate(full=True)
-    except pa.ArrowInvalid as error:
-        raise InputError(
-            f"questions: {footer.path!r} has text that is not valid UTF-8 ({error}); mend it or drop the row"
-        ) from error
-    return mapped
 
 
 def sample(documents: Documents, num_documents: int) -> Iterator[tuple[str, pa.Scalar]]:
@@ -210,44 +169,7 @@ def unfinished_row_groups(documents: Documents, finished: np.ndarray) -> list[Ro
     return [group for group, finished in zip(documents.row_groups, rows, strict=True) if not finished.all()]
 
 
-def _footers(uri: str, what: str) -> list[_Footer]:
-    filesystem, _ = open_filesystem(uri)
-
-    def footer(path: str) -> _Footer:
-        file = open_parquet(filesystem, path, what)
-        digest = hashlib.sha256(path.rsplit("/", 1)[-1].encode())
-        digest.update(str(filesystem.size(path)).encode())
-        # Names, sizes, offsets and statistics of all column chunks: what the data is, wherever it was copied. As bytes,
-        # because statistics of text that is not valid UTF-8 cannot be had in any other way.
-        with reading(path, what):
-            content: Any = filesystem.cat_file(path, start=-file.metadata.serialized_size - 8)
-            digest.update(content)
-        return _Footer(path, file.schema_arrow, file.metadata, digest.hexdigest())
-
-    paths = parquet_files(uri, what)
-    with ThreadPoolExecutor(LISTING_THREADS) as pool:
-        return list(pool.map(footer, paths))
-
-
-def _fingerprint(footers: list[_Footer]) -> str:
-    return hashlib.sha256("".join(footer.fingerprint for footer in footers).encode()).hexdigest()
-
-
-def _common_schema(footers: list[_Footer], what: str) -> pa.Schema:
-    first = footers[0]
-    if twice := [name for name in first.schema.names if first.schema.names.count(name) > 1]:
-        raise InputError(f"{what}: {first.path!r} has two columns {twice[0]!r}; drop or rename one of them")
-    for footer in footers[1:]:
-        if footer.schema.names != first.schema.names:
-            difference = sorted(set(footer.schema.names) ^ set(first.schema.names)) or "their order"
-            raise InputError(
-                f"{what}: {footer.path!r} and {first.path!r} have different columns ({difference}); "
-                "write them with one schema or give only one of them"
-            )
-    return pa.schema([(field.name, WITHOUT_VIEWS.get(field.type, field.type)) for field in first.schema])
-
-
-def _check_same_types(footers: list[_Footer], columns: list[str]) -> None:
+def _check_same_types(footers: list[Footer], columns: list[str]) -> None:
     first = footers[0]
     for footer in footers[1:]:
         for column in columns:
@@ -259,40 +181,7 @@ def _check_same_types(footers: list[_Footer], columns: list[str]) -> None:
                 )
 
 
-def _check_column(schema: pa.Schema, name: str | None, column: str, what: str) -> None:
-    if column not in schema.names:
-        close = get_close_matches(column, schema.names, n=1)
-        hint = f"did you mean {close[0]!r}? " if close else ""
-        remedy = f"name the right one with columns.{name}=…" if name else "leave it out of columns.keep"
-        raise InputError(f"{what}: no column {column!r}; there are {', '.join(schema.names) or 'none'}; {hint}{remedy}")
-    kind = schema.field(column).type
-    integer_id = name in ("document_id", "question_id") and pa.types.is_integer(kind)
-    if what == "questions" and name == "document_id" and pa.types.is_null(kind):
-        return  # a file with questions to all alone
-    if name == "answers":
-        _check_gold(column, kind)
-    elif name and not (integer_id or _is_string(kind)):
-        allowed = "string or integer" if name.endswith("_id") else "string"
-        raise InputError(
-            f"{what}: the column {column!r} has type {kind}, not {allowed}; cast it before or name another column"
-        )
-
-
-def _check_gold(column: str, kind: pa.DataType) -> None:
-    is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind)
-    is_gold = is_list and pa.types.is_struct(kind.value_type) and kind.value_type.names == GOLD.names
-    if not (is_gold or pa.types.is_null(kind)):
-        raise InputError(
-            f"questions: the column {column!r} has type {kind}, not list<struct<text, start_char>>; "
-            "make it with 'qa-ray prepare', or cast it before"
-        )
-
-
-def _is_string(kind: pa.DataType) -> bool:
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
-
-
-def _row_groups(footer: _Footer, text_column: str) -> Iterator[RowGroup]:
+def _row_groups(footer: Footer, text_column: str) -> Iterator[RowGroup]:
     for number in range(footer.metadata.num_row_groups):
         group = footer.metadata.row_group(number)
         chunks = {chunk.path_in_schema: chunk for chunk in map(group.column, range(group.num_columns))}
@@ -301,7 +190,7 @@ def _row_groups(footer: _Footer, text_column: str) -> Iterator[RowGroup]:
             yield RowGroup(footer.path, number, group.num_rows, text_bytes, group.total_byte_size)
 
 
-def _check_document_ids(uri: str, footers: list[_Footer], column: str) -> None:
+def _check_document_ids(uri: str, footers: list[Footer], column: str) -> None:
     """Ids must be there and unique: eight bytes of hash each decide, and only suspects are looked at again."""
     paths = [footer.path for footer in footers]
     hashes_by_file = _hashes_by_file(uri, paths, column)

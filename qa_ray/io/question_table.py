@@ -5,8 +5,7 @@ document finds its questions by binary search.
 """
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -14,27 +13,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from qa_ray.errors import InputError
+from qa_ray.io.row_checks import FAULTS, text_fault
+from qa_ray.io.storage import open_filesystem, open_parquet, reading
+from qa_ray.io.table_files import Footer, check_column, common_schema, fingerprint_of, read_footers
+from qa_ray.schemas import GOLD, Question
 
 
 def hash_ids(ids: pa.Array) -> np.ndarray:
     """Eight bytes for each document id, uint64: what millions of ids are compared and remembered by."""
     return pd.util.hash_array(ids.to_numpy(zero_copy_only=False), categorize=False)  # pyright: ignore[reportAttributeAccessIssue]
-
-
-class Question(NamedTuple):
-    """A question's id and its text, which may still be null or empty; its gold answers where the table has them."""
-
-    question_id: str
-    question: str | None
-    answers: list[dict[str, Any]] | None = None  # the fields of records.GOLD
-
-
-class CheckedDocument(NamedTuple):
-    """What can be asked of a document, and what cannot. ``text`` is empty only if ``questions`` is."""
-
-    text: str
-    questions: list[Question]
-    rejects: list[dict[str, Any]]
 
 
 class Questions:
@@ -132,61 +119,45 @@ def _restore(to_all: list[Question], bound: pa.Table) -> Questions:
     return questions
 
 
-FAULTS = {"null_text": "null as its text", "empty_text": "an empty text", "blank_text": "a text of white space only"}
+def open_questions(uri: str, columns: Mapping[str, str]) -> tuple[Questions, str]:
+    """The questions at ``uri``, and a fingerprint of their files; with gold answers if ``columns`` names ``answers``.
 
+    Without a ``document_id`` column every question is asked of every document.
 
-def text_fault(text: str | None) -> str | None:
-    """Why a text can neither be read nor asked: a key of FAULTS, or None if nothing is wrong with it."""
-    if text is None:
-        return "null_text"
-    if not text:
-        return "empty_text"
-    return "blank_text" if text.isspace() else None
-
-
-def reject(question_id: str, stage: str, reason: str, detail: str) -> dict[str, Any]:
-    """The fields of records.REJECT."""
-    return {"question_id": question_id, "stage": stage, "reason": reason, "detail": detail}
-
-
-def unknown_document(document_id: str, question_id: str) -> dict[str, Any]:
-    """The row of the rejects table for a question whose document is not there."""
-    detail = f"question {question_id!r} is bound to document {document_id!r}, which is not among the documents"
-    return {"document_id": document_id} | reject(question_id, "documents", "unknown_document", detail)
-
-
-def too_long(num_tokens: int, limit: int) -> str:
-    """What is said of a question with so many tokens."""
-    return f"{num_tokens} tokens, more than windows.max_question_tokens={limit}; raise it or truncate"
-
-
-def failure(question_id: str, stage: str, error: Exception) -> dict[str, Any]:
-    """The reject of a question that made a stage fail."""
-    return reject(question_id, stage, type(error).__name__, str(error)[:1000])
-
-
-def check(document_id: str, text: pa.Scalar, questions: list[Question]) -> CheckedDocument:
-    """The document with those of its questions that can be asked; the others as rejects.
-
-    ``text`` is a scalar still, because text that is no valid UTF-8 fails only when it is turned into a str.
+    Raises:
+        InputError: as open_documents; and duplicate ids within a document, or a bad text in a question to all.
     """
-    try:
-        document = text.as_py()
-        fault = text_fault(document)
-        detail = f"document {document_id!r} has {FAULTS[fault]}" if fault else ""
-    except UnicodeDecodeError as error:
-        document, fault = "", "invalid_unicode"
-        detail = f"document {document_id!r} has text that is not valid UTF-8: {error}"
-    if fault:
-        return CheckedDocument("", [], [reject(q.question_id, "documents", fault, detail) for q in questions])
-    rejects = [
-        reject(
-            q.question_id,
-            "documents",
-            fault.replace("text", "question"),
-            f"question {q.question_id!r} has {FAULTS[fault]}",
+    footers = read_footers(uri, "questions")
+    schema = common_schema(footers, "questions")
+    names = {name: columns[name] for name in ("question_id", "question", "answers") if name in columns}
+    if columns["document_id"] in schema.names:
+        names["document_id"] = columns["document_id"]
+    table = pa.concat_tables(_questions(uri, footer, names) for footer in footers)
+    if not table.num_rows:
+        raise InputError(f"questions: {uri!r} has {len(footers)} Parquet files and no row; nothing to ask")
+    if "document_id" not in names:
+        table = table.append_column("document_id", pa.nulls(table.num_rows, pa.string()))
+    return Questions(table), fingerprint_of(footers)
+
+
+def _questions(uri: str, footer: Footer, names: Mapping[str, str]) -> pa.Table:
+    """The columns of a file of questions that ``names`` maps to ours, checked; strings, but for the gold answers."""
+    for name, column in names.items():
+        check_column(footer.schema, name, column, "questions")
+    filesystem, _ = open_filesystem(uri)
+    with reading(footer.path, "questions"):
+        table = open_parquet(filesystem, footer.path, "questions").read(columns=list(names.values()))
+    if nulls := table[names["question_id"]].null_count:
+        raise InputError(
+            f"questions: {nulls} rows of {footer.path!r} have null as {names['question_id']!r}; "
+            "give every question an id"
         )
-        for q in questions
-        if (fault := text_fault(q.question))
-    ]
-    return CheckedDocument(document, [q for q in questions if not text_fault(q.question)], rejects)
+    try:
+        kinds = {name: pa.list_(GOLD) if name == "answers" else pa.string() for name in names}
+        mapped = pa.table({name: table[column].cast(kinds[name]) for name, column in names.items()})
+        mapped.validate(full=True)
+    except pa.ArrowInvalid as error:
+        raise InputError(
+            f"questions: {footer.path!r} has text that is not valid UTF-8 ({error}); mend it or drop the row"
+        ) from error
+    return mapped

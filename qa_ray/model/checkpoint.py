@@ -16,32 +16,21 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, NonNegativeInt, PositiveInt, ValidationError
+from pydantic import ValidationError
 from transformers.models.auto.modeling_auto import MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES
 
 from qa_ray.errors import ModelError
-from qa_ray.io.storage import explain, is_storage_error, open_filesystem
-from qa_ray.schemas import Ranking
+from qa_ray.io.storage import explain, full_uri, is_storage_error, open_filesystem
+from qa_ray.model.settings import ModelSettings
 
 NEEDED_FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
+
+
 SETTINGS_FILE = "qa_ray.json"
+
+
 # Families that count positions from the padding id on, and so lose padding id + 1 of them.
 OFFSET_POSITIONS = {"longformer", "roberta", "xlm-roberta", "camembert", "mpnet", "data2vec-text"}
-
-
-class ModelSettings(BaseModel):
-    """``qa_ray.json``: what was measured to be best for these weights. Other keys (data, scores, …) may stand there."""
-
-    model_config = ConfigDict(extra="allow", frozen=True)
-
-    max_tokens: PositiveInt = 384
-    overlap_tokens: NonNegativeInt = 128
-    max_question_tokens: PositiveInt = 64
-    ranking: Ranking = "logit_minus_null"
-    lexical_weight: float = Field(default=0.0, ge=0, le=100)
-    no_answer_threshold: float = Field(default=1.0, ge=0, le=1)
-    score_slope: FiniteFloat = Field(default=1.0, gt=0)
-    score_intercept: FiniteFloat = 0.0
 
 
 @dataclass(frozen=True)
@@ -222,3 +211,8 @@ def _fingerprint(folder: Path) -> str:
             with path.open("rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()
+
+
+def model_anywhere(model: str) -> str:
+    """A folder as its absolute path, because workers start elsewhere; other names stay what they are."""
+    return full_uri(model) if model != "default" and Path(model).expanduser().is_dir() else model

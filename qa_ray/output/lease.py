@@ -23,7 +23,7 @@ from typing import Any
 
 from qa_ray.errors import OutputError
 from qa_ray.io.storage import create_text, join, list_names, read_text, remove_file, write_text
-from qa_ray.runtime.progress import LOG
+from qa_ray.log import LOG
 
 BEAT_SECONDS = 5.0
 WATCH_SECONDS = 20.0

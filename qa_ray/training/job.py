@@ -35,7 +35,8 @@ from qa_ray.config import FinetuneConfig
 from qa_ray.errors import ConfigError, InputError, JobError, OutputError, QaRayError
 from qa_ray.io.document_table import Documents
 from qa_ray.io.parquet_writer import ParquetFolder
-from qa_ray.io.question_table import Questions, unknown_document
+from qa_ray.io.question_table import Questions
+from qa_ray.io.row_checks import unknown_document
 from qa_ray.io.storage import (
     create_text,
     join,
@@ -46,14 +47,16 @@ from qa_ray.io.storage import (
     use_s3,
     write_text,
 )
+from qa_ray.log import LOG, logged_to
 from qa_ray.model.checkpoint import SETTINGS_FILE
 from qa_ray.output.folder import Output, claim
 from qa_ray.runtime.datasource import Scan
-from qa_ray.runtime.progress import LOG, Learning, logged_to, shown_learning
-from qa_ray.runtime.resources import SPARE_CPUS, beside_driver, ray_started
+from qa_ray.runtime.resources import SPARE_CPUS
+from qa_ray.runtime.session import beside_driver, ray_started
 from qa_ray.schemas import REJECT, REJECTS
 from qa_ray.training.label_stage import LabelDocuments, LabelSettings, held_out, learnable
 from qa_ray.training.plan import FinetunePlan, make_plan
+from qa_ray.training.progress import Learning, shown_learning
 from qa_ray.training.trainer import LearningSettings
 from qa_ray.training.worker import MODEL, PROGRESS, TrainingJob, train_worker
 

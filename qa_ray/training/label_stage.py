@@ -14,12 +14,12 @@ import pyarrow.compute as pc
 import ray
 
 from qa_ray.evaluation.predictions import Gold
-from qa_ray.inference.reader import ReadableDocument
-from qa_ray.io.question_table import Question, check, hash_ids, reject, too_long
+from qa_ray.io.question_table import hash_ids
+from qa_ray.io.row_checks import check, reject, too_long
 from qa_ray.io.storage import use_s3
 from qa_ray.model.checkpoint import open_checkpoint
 from qa_ray.model.tokenizer import Tokeniser
-from qa_ray.schemas import LABELLED, Tokens
+from qa_ray.schemas import LABELLED, Question, ReadableDocument, Tokens
 from qa_ray.training.labels import Fault, locate, tokens_of
 from qa_ray.training.sampling import LabelledDocument, LabelledQuestion
 from qa_ray.training.validation import ValidationDocument

@@ -4,14 +4,13 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from qa_ray.answering.plan import model_anywhere
 from qa_ray.config import FinetuneConfig
 from qa_ray.errors import ConfigError
 from qa_ray.inference.settings import ReadingSettings, settle
-from qa_ray.io.document_table import Documents, open_documents, open_questions
-from qa_ray.io.question_table import Questions
+from qa_ray.io.document_table import Documents, open_documents
+from qa_ray.io.question_table import Questions, open_questions
 from qa_ray.io.storage import full_uri
-from qa_ray.model.checkpoint import open_checkpoint
+from qa_ray.model.checkpoint import model_anywhere, open_checkpoint
 from qa_ray.model.tokenizer import Tokeniser
 from qa_ray.training.trainer import check_alike
 from qa_ray.version import VERSION

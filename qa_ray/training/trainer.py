@@ -21,7 +21,8 @@ from transformers.utils import logging as transformers_logging
 
 from qa_ray.errors import ModelError
 from qa_ray.model.checkpoint import Checkpoint
-from qa_ray.model.runner import end_to_end, find_dtype, load
+from qa_ray.model.device import find_dtype
+from qa_ray.model.runner import end_to_end, load
 from qa_ray.model.tokenizer import Tokeniser
 from qa_ray.training.loss import answer_loss
 from qa_ray.training.sampling import Batch

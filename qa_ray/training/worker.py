@@ -25,18 +25,11 @@ from qa_ray.evaluation.evaluate import Metric
 from qa_ray.inference.reader import Reader
 from qa_ray.io.storage import use_s3
 from qa_ray.model.checkpoint import SETTINGS_FILE, open_checkpoint
-from qa_ray.model.runner import use_threads
+from qa_ray.model.device import use_threads
 from qa_ray.model.tokenizer import Tokeniser
 from qa_ray.process import keep_memory
 from qa_ray.training.label_stage import read_labelled, read_validation
-from qa_ray.training.sampling import (
-    Example,
-    epoch_examples,
-    make_batch,
-    micro_batches,
-    share,
-    steps,
-)
+from qa_ray.training.sampling import Example, epoch_examples, make_batch, micro_batches, share, steps
 from qa_ray.training.tensorboard import TensorBoard
 from qa_ray.training.trainer import LearningSettings, Trainee, rate
 from qa_ray.training.validation import Summary, Validated, answer_validation, summarise

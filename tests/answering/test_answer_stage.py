@@ -9,7 +9,7 @@ from qa_ray.config import StorageSettings
 from qa_ray.errors import ModelError
 from qa_ray.inference.settings import settle
 from qa_ray.model.checkpoint import open_checkpoint
-from qa_ray.model.runner import use_threads
+from qa_ray.model.device import use_threads
 from qa_ray.model.tokenizer import Tokeniser
 
 

@@ -14,7 +14,8 @@ from running import DOCUMENT, QUESTION, File, changed, not_utf8, told, write_job
 
 from qa_ray.answering.plan import make_plan
 from qa_ray.errors import InputError
-from qa_ray.io.document_table import open_documents, open_questions
+from qa_ray.io.document_table import open_documents
+from qa_ray.io.question_table import open_questions
 
 COLUMNS = {name: name for name in ("document_id", "text", "question_id", "question")}
 TO_ALL = {"question_id": "q", "question": "Who built it?"}

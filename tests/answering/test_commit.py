@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from running import small_disk, told
 
-from qa_ray import commit as committing
+from qa_ray.answering import commit as committing
 from qa_ray.answering.commit import commit
 from qa_ray.errors import JobError, OutputError
 from qa_ray.io import storage

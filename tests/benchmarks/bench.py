@@ -22,7 +22,7 @@ from rich.table import Table
 from rounds import Row
 
 from qa_ray.process import keep_memory
-from qa_ray.runtime.resources import num_cores
+from qa_ray.runtime.session import num_cores
 
 
 def show(rows: list[Row], console: Console) -> None:

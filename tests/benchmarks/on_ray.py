@@ -19,9 +19,10 @@ from rounds import Row, alternate, dtypes
 from qa_ray import Reader
 from qa_ray.answering.job import answer_documents
 from qa_ray.config import AnswerConfig
-from qa_ray.inference.reader import ReadableDocument
 from qa_ray.model.checkpoint import open_checkpoint
-from qa_ray.runtime.resources import SPARE_CPUS, num_cores, start_ray
+from qa_ray.runtime.resources import SPARE_CPUS
+from qa_ray.runtime.session import num_cores, start_ray
+from qa_ray.schemas import ReadableDocument
 
 
 def job_rows(rounds: int, peers: Path, data: Path | None) -> Iterator[Row]:

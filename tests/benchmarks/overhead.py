@@ -37,7 +37,8 @@ def job(folder: str, num_documents: int) -> None:
     """Prints the job's figures as a line of JSON."""
     from qa_ray.answering.job import answer_documents
     from qa_ray.config import AnswerConfig, check_config
-    from qa_ray.runtime.resources import SPARE_CPUS, num_cores, start_ray
+    from qa_ray.runtime.resources import SPARE_CPUS
+    from qa_ray.runtime.session import num_cores, start_ray
 
     places = {name: f"{folder}/{name}.parquet" for name in ("documents", "questions")}
     values = {**places, "output": f"{folder}/output", "preview": 0, "runner": {"device": "cpu"}}

@@ -14,10 +14,10 @@ from itertools import product
 from pathlib import Path
 
 from qa_ray import Reader
-from qa_ray.evaluation.metrics import squad1_scores
-from qa_ray.inference.reader import ReadableDocument, answer_pairs
-from qa_ray.model.runner import logits
-from qa_ray.schemas import Ranking
+from qa_ray.evaluation.squad import squad1_scores
+from qa_ray.inference.batching import logits
+from qa_ray.inference.decoding import answer_pairs
+from qa_ray.schemas import Ranking, ReadableDocument
 
 RANKINGS: tuple[Ranking, ...] = ("logit", "logit_minus_null")
 LEXICAL_WEIGHTS = (0.0, 0.2, 0.4, 0.6)

@@ -15,10 +15,9 @@ import torch
 from rounds import Row, alternate, dtypes
 
 from qa_ray import Reader
-from qa_ray.inference.reader import ReadableDocument
 from qa_ray.model.checkpoint import open_checkpoint
 from qa_ray.model.runner import Model
-from qa_ray.schemas import Tokens
+from qa_ray.schemas import ReadableDocument, Tokens
 
 HERE = Path(__file__).parent
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from qa_ray.model.runner import find_dtype
+from qa_ray.model.device import find_dtype
 
 
 @dataclass

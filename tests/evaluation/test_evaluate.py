@@ -11,7 +11,7 @@ from rich.console import Console
 
 from qa_ray.errors import InputError
 from qa_ray.evaluation.evaluate import Evaluation, Figures, evaluate
-from qa_ray.evaluation.metrics import Threshold
+from qa_ray.evaluation.threshold import Threshold
 from qa_ray.schemas import ANSWERS, QUESTIONS
 
 DATA = Path(__file__).parents[2] / ".." / "shared" / "data"

@@ -4,17 +4,10 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from qa_ray.evaluation.metrics import (
-    Scores,
-    Threshold,
-    best_threshold,
-    cmrc_normalize,
-    cmrc_scores,
-    cmrc_tokens,
-    normalize,
-    squad1_scores,
-    squad2_scores,
-)
+from qa_ray.evaluation.cmrc import cmrc_normalize, cmrc_scores, cmrc_tokens
+from qa_ray.evaluation.scores import Scores
+from qa_ray.evaluation.squad import normalize, squad1_scores, squad2_scores
+from qa_ray.evaluation.threshold import Threshold, best_threshold
 
 # Few different words, so that they often meet; and anything at all.
 WORDS = st.sampled_from(["the", "a", "Norman", "Normans,", "of", "中", "国", "。", "3.5", "-", "é"])

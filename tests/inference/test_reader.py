@@ -11,10 +11,9 @@ from transformers import AutoModelForQuestionAnswering, AutoTokenizer
 from qa_ray import Reader
 from qa_ray.errors import ConfigError, InputError
 from qa_ray.inference.answers import trim
+from qa_ray.inference.batching import Logits, Pair, logits
 from qa_ray.inference.lexical_boost import lexical_match
-from qa_ray.inference.reader import ReadableDocument
-from qa_ray.model.runner import Logits, Pair, logits
-from qa_ray.schemas import Ranking
+from qa_ray.schemas import Ranking, ReadableDocument
 
 DOCUMENT = (TEXT + "A literal </s> [SEP] <mask> stands here 😀. ") * 2
 DOCUMENT += "The keeper of Ushant was Ada Vane. " + DOCUMENT

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qa_ray import spans as module
+from qa_ray.inference import spans as module
 from qa_ray.inference.spans import log_normalisers, rank_logits, spans
 from qa_ray.inference.windows import windows
 from qa_ray.schemas import Span

@@ -14,8 +14,8 @@ import pytest
 from conftest import SHARED_DATA, needs_shared_data
 from source_files import article, ids, paragraph, qa, rows, squad, write_json
 
-from qa_ray import prepare as module
 from qa_ray.errors import InputError, OutputError
+from qa_ray.preparation import job as module
 from qa_ray.preparation.job import Prepared, prepare
 from qa_ray.schemas import DOCUMENTS, QUESTIONS, REJECTS
 

@@ -7,7 +7,8 @@ from running import command_line, fill, small_disk, write_config, write_job
 
 from qa_ray.config import RunnerSettings
 from qa_ray.errors import ConfigError
-from qa_ray.runtime.resources import share, warn_if_open
+from qa_ray.runtime.resources import share
+from qa_ray.runtime.session import warn_if_open
 
 HEAD = {"CPU": 2.0, "memory": 8e9}
 A100 = {"CPU": 8.0, "GPU": 4.0, "memory": 64e9, "accelerator_type:A100": 1.0}

@@ -8,8 +8,8 @@ import pytest
 import ray
 
 from qa_ray.process import Stopwatch
-from qa_ray.runtime.resources import beside_driver
 from qa_ray.runtime.run_stats import Tally
+from qa_ray.runtime.session import beside_driver
 from qa_ray.schemas import BatchSize
 
 

@@ -43,7 +43,7 @@ def record() -> None:
 
 if __name__ == "__main__":
     from qa_ray.cli.main import main
-    from qa_ray.runtime.resources import start_ray
+    from qa_ray.runtime.session import start_ray
 
     hook = {"worker_process_setup_hook": f"hooked.{sys.argv[1]}"}
     start_ray(6, runtime_env=hook)

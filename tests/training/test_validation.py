@@ -13,8 +13,9 @@ from qa_ray.evaluation.calibration import calibration
 from qa_ray.evaluation.evaluate import evaluate_pairs
 from qa_ray.evaluation.predictions import Gold, Prediction
 from qa_ray.inference.answers import calibrated
-from qa_ray.inference.reader import ReadableDocument
-from qa_ray.training.validation import Summary, Validated, ValidationDocument, answer_validation, fit_scores, summarise
+from qa_ray.schemas import ReadableDocument
+from qa_ray.training.calibrate import fit_scores
+from qa_ray.training.validation import Summary, Validated, ValidationDocument, answer_validation, summarise
 
 
 def row(i: int, gold: list[str], n_best: list[str], score: float, no_answer_score: float = 0.0):

@@ -1,0 +1,37 @@
+"""The no-answer threshold with the best mean score."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """Answer where the no-answer score is at most ``threshold``; the mean score is then ``score``."""
+
+    threshold: float
+    score: float
+
+
+def best_threshold(scores: Sequence[float], answerable: Sequence[bool], no_answer_scores: Sequence[float]) -> Threshold:
+    """The threshold on the no-answer score with the best mean score: find_best_thresh of ``evaluate-v2.0.py``.
+
+    ``scores`` are those of the predicted texts, whatever their no-answer score. Answered is what has a no-answer score
+    of at most the threshold; the rest counts as "no answer", worth 1 where the question is not answerable, else 0:
+
+        score(t) = Σ scores[no_answer_score ≤ t] + |{not answerable, no_answer_score > t}|
+
+    The lowest of equally good thresholds is given; where it is best to answer nothing, 0 as in the script, or the next
+    number below the lowest no-answer score if that is not above 0. Two differences from the script: it may cut ties in
+    two, which no threshold can (here equal no-answer scores go together), and it takes a prediction such as "the",
+    empty once normalised, for wrong on an unanswerable question, although its exact match and F1 there are 1.
+    """
+    total = float(sum(not has_answer for has_answer in answerable))
+    best = Threshold(min(0.0, math.nextafter(min(no_answer_scores), -math.inf)), total)
+    rows = sorted(zip(no_answer_scores, scores, answerable, strict=True))
+    for no_answer_score, tied in groupby(rows, key=lambda row: row[0]):
+        total += math.fsum(score - (not has_answer) for _, score, has_answer in tied)
+        if total > best.score:
+            best = Threshold(no_answer_score, total)
+    return Threshold(best.threshold, best.score / len(scores))
