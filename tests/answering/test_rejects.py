@@ -29,7 +29,7 @@ TRICKY = {
 
 @pytest.mark.parametrize("family", ["bert", "longformer"])
 def test_an_answer_is_what_stands_at_its_offsets_in_any_script(models: dict[str, str], family: str):
-    reader = Reader(models[family], max_question_tokens=40)
+    reader = Reader(models[family], dtype="float32", max_question_tokens=40)
     for name, text in TRICKY.items():
         for question in ("Who built it?", "Wo </s> [SEP] 😀 \u0301 שלום 北?", "\u0301\u200b"):
             for found in reader.answer(question, text, top_k=20):

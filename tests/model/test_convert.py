@@ -57,7 +57,9 @@ def test_positions_repeat_up_to_the_new_length(tmp_path: Path, models: dict[str,
 @pytest.mark.parametrize("family", ["bert", "roberta"])
 def test_a_reader_takes_windows_of_the_new_length(tmp_path: Path, models: dict[str, str], family: str):
     lengthened(models[family], tmp_path / "long")
-    reader = Reader(str(tmp_path / "long"), max_tokens=MAX_TOKENS, overlap_tokens=60, max_question_tokens=16)
+    reader = Reader(
+        str(tmp_path / "long"), dtype="float32", max_tokens=MAX_TOKENS, overlap_tokens=60, max_question_tokens=16
+    )
     document = TEXT * 20
     found = reader.answer("Who built it?", document)
     assert document[found["start"] : found["end"]] == found["answer"]
@@ -70,7 +72,7 @@ def test_a_source_without_a_head_gets_a_new_one_and_says_so(tmp_path: Path, mode
     made = lengthened(str(tmp_path / "headless"), tmp_path / "long")
     assert not made.has_head
     assert "fine-tune it before use: its question-answering head is new" in str(made)
-    assert Reader(str(tmp_path / "long"), max_tokens=100, overlap_tokens=10).answer("Who?", TEXT)
+    assert Reader(str(tmp_path / "long"), dtype="float32", max_tokens=100, overlap_tokens=10).answer("Who?", TEXT)
 
 
 def test_mistakes_are_told_and_leave_nothing_behind(tmp_path: Path, models: dict[str, str]):

@@ -221,7 +221,8 @@ def test_without_epochs_the_model_stays_and_is_calibrated(lesson: dict[str, Any]
     unsure = {"score_slope": 0.1, "score_intercept": 9.0, "lexical_weight": 0.25}
     (model / "qa_ray.json").write_text(json.dumps(json.loads((model / "qa_ray.json").read_text()) | unsure))
     tables = {name: lesson[name] for name in ("documents", "questions")}
-    own = {**lesson, **tables, "model": str(model), "validation": {"metric": "cmrc"}, "training": {"epochs": 0}}
+    training = {"epochs": 0, "dtype": "float32"}
+    own = {**lesson, **tables, "model": str(model), "validation": {"metric": "cmrc"}, "training": training}
     manifest = finetune(check_config(FinetuneConfig, own | {"output": str(tmp_path / "calibrated")}, "test"))
     assert manifest["counts"]["questions to validate with"] == 18
     assert "questions to learn from" not in manifest["counts"]

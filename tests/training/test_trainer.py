@@ -138,7 +138,9 @@ def test_what_is_saved_loads_in_transformers_and_in_the_reader(
     for (name, kept), value in zip(learner.pretrained.state_dict().items(), loaded.state_dict().values(), strict=True):
         torch.testing.assert_close(kept.to(getattr(torch, dtype)).float(), value.float(), msg=name)
     assert {p.dtype for p in load(str(tmp_path), getattr(torch, dtype)).parameters()} == {getattr(torch, dtype)}
-    assert Reader(str(tmp_path), max_tokens=64, overlap_tokens=8, max_question_tokens=20).answer("Who?", TEXT)
+    assert Reader(str(tmp_path), dtype="float32", max_tokens=64, overlap_tokens=8, max_question_tokens=20).answer(
+        "Who?", TEXT
+    )
     assert dropouts(tmp_path) == dropouts(Path(checkpoints[family]))
     # Saving leaves the weights that are still learning as they were.
     assert {p.dtype for p in learner.pretrained.parameters()} == {torch.float32}
