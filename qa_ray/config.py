@@ -193,7 +193,7 @@ class ValidationSettings(Section):
 
 
 class TrainingSettings(Section):
-    """What is learnt from, and how. Nothing but ``batch_tokens`` is without effect on the result."""
+    """What is learned from, and how. Nothing but ``batch_tokens`` is without effect on the result."""
 
     epochs: NonNegativeInt = 3
     learning_rate: float = Field(default=3e-5, gt=0)

@@ -86,18 +86,18 @@ ANSWERS = flat(ANSWER).append(pa.field("model_fingerprint", pa.string()))
 REJECTS = flat(REJECT)
 
 
-TOKENISED_QUESTION = pa.struct(
+TOKENIZED_QUESTION = pa.struct(
     [("question_id", pa.string()), ("question", pa.string()), ("token_ids", pa.list_(pa.int32()))]
 )
 
 
-TOKENISED = pa.schema(
+TOKENIZED = pa.schema(
     [
         pa.field("text", pa.string()),
         pa.field("token_ids", pa.list_(pa.int32())),
         pa.field("start_char", pa.list_(pa.int32())),
         pa.field("stop_char", pa.list_(pa.int32())),
-        pa.field("questions", pa.list_(TOKENISED_QUESTION)),
+        pa.field("questions", pa.list_(TOKENIZED_QUESTION)),
         pa.field("rejects", pa.list_(REJECT)),
     ]
 )
@@ -115,7 +115,7 @@ PART = pa.schema(
 """What the run writes for one document, before its ``document_id`` and its passed-through columns."""
 
 
-LABELLED_QUESTION = pa.struct(
+LABELED_QUESTION = pa.struct(
     [
         ("question_id", pa.string()),
         ("question", pa.string()),
@@ -126,12 +126,12 @@ LABELLED_QUESTION = pa.struct(
 )
 
 
-LABELLED = pa.schema(
+LABELED = pa.schema(
     [
         pa.field("document_id", pa.string()),
         pa.field("is_held_out", pa.bool_()),
-        *(field for field in TOKENISED if field.name not in ("questions", "rejects")),
-        pa.field("questions", pa.list_(LABELLED_QUESTION)),
+        *(field for field in TOKENIZED if field.name not in ("questions", "rejects")),
+        pa.field("questions", pa.list_(LABELED_QUESTION)),
         pa.field("rejects", pa.list_(REJECT)),
         pa.field("found", pa.list_(pa.string())),  # of each gold answer: how it was found, or why not
     ]
@@ -146,7 +146,7 @@ class BatchSize(NamedTuple):
     num_tokens: int
     num_computed: int  # tokens, with padding
     batch_tokens: int
-    retreats: int = 0  # batches before it that did not fit into memory
+    oom_retries: int = 0  # batches before it that did not fit into memory
 
 
 class Tokens(NamedTuple):
@@ -224,4 +224,4 @@ class Question(NamedTuple):
 
     question_id: str
     question: str | None
-    answers: list[dict[str, Any]] | None = None  # the fields of records.GOLD
+    answers: list[dict[str, Any]] | None = None  # the fields of schemas.GOLD

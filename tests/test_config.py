@@ -1,7 +1,7 @@
 from pathlib import Path
 
 import pytest
-from running import told
+from running import raises_error
 
 from qa_ray.cli.main import main
 from qa_ray.config import AnswerConfig, PrepareConfig, read_config
@@ -69,7 +69,7 @@ def test_a_section_whose_lines_are_all_commented_out_is_all_defaults(write_confi
     ],
 )
 def test_a_wrong_word_is_told_with_its_remedy(write_config, word: str, message: str):
-    with told(ConfigError, message):
+    with raises_error(ConfigError, message):
         read_config(AnswerConfig, write_config(COMPLETE), [word])
 
 
@@ -87,21 +87,21 @@ def test_a_wrong_word_is_told_with_its_remedy(write_config, word: str, message: 
 )
 def test_a_wrong_file_is_told_with_its_remedy(write_config, text: str | bytes, message: str):
     path = write_config(text)
-    with told(ConfigError, path, message):
+    with raises_error(ConfigError, path, message):
         read_config(AnswerConfig, path)
 
 
 def test_missing_files_folders_and_unknown_places_are_told(tmp_path: Path):
-    with told(ConfigError, "none.yaml': no such file; the repository's configs/ has examples"):
+    with raises_error(ConfigError, "none.yaml': no such file; the repository's configs/ has examples"):
         read_config(AnswerConfig, str(tmp_path / "none.yaml"))
-    with told(ConfigError, "cannot be read (", "Is a directory", "); give a YAML file"):
+    with raises_error(ConfigError, "cannot be read (", "Is a directory", "); give a YAML file"):
         read_config(AnswerConfig, str(tmp_path))
-    with told(InputError, "Protocol not known: s4; use a local path or a URI such as s3://bucket/folder"):
+    with raises_error(InputError, "Protocol not known: s4; use a local path or a URI such as s3://bucket/folder"):
         read_config(AnswerConfig, "s4://bucket/config.yaml")
 
 
 def test_every_verb_checks_its_own_settings(write_config):
-    with told(ConfigError, "unknown setting 'sources'; did you mean 'source'?"):
+    with raises_error(ConfigError, "unknown setting 'sources'; did you mean 'source'?"):
         read_config(PrepareConfig, write_config("sources: x\noutput: y\n"))
 
 

@@ -10,28 +10,28 @@ import numpy as np
 import pyarrow as pa
 import ray
 
-from qa_ray.answering.crash_guard import read_block
+from qa_ray.answering.crash_guard import run_guarded
 from qa_ray.answering.part_files import write_part
 from qa_ray.errors import JobError, ModelError
 from qa_ray.inference.reader import Reader
-from qa_ray.inference.settings import ReadingSettings
+from qa_ray.inference.settings import InferenceSettings
 from qa_ray.io.row_checks import failure, reject
-from qa_ray.io.storage import use_s3
+from qa_ray.io.storage import configure_s3
 from qa_ray.model.checkpoint import open_checkpoint
 from qa_ray.model.device import use_threads
 from qa_ray.process import keep_memory, private_bytes
-from qa_ray.schemas import PART, TOKENISED, BatchSize, ReadableDocument, Tokens
+from qa_ray.schemas import PART, TOKENIZED, BatchSize, ReadableDocument, Tokens
 
 
 @dataclass(frozen=True)
 class ActorSettings:
     """What an AnswerDocuments actor needs to know."""
 
-    storage: dict[str, Any]  # for use_s3
+    storage: dict[str, Any]  # for configure_s3
     model: str
     model_fingerprint: str
     id_column: str
-    reading: ReadingSettings
+    reading: InferenceSettings
     device: str
     dtype: str
     forward: str
@@ -41,10 +41,10 @@ class ActorSettings:
 
 
 class AnswerDocuments:
-    """An actor with the model: answers the questions of a block of documents, and writes them as records.PART."""
+    """An actor with the model: answers the questions of a block of documents, and writes them as schemas.PART."""
 
-    def __init__(self, settings: ActorSettings, tally: Any, attempts: Any):
-        use_s3(**settings.storage)
+    def __init__(self, settings: ActorSettings, stats: Any, crash_guard: Any):
+        configure_s3(**settings.storage)
         # Ray calls __call__ in another thread than this one. Two threads with OpenMP workers of their own would be more
         # than the cores, so that all wait asleep for each other: the forward pass then took 1.4 to 2 times as long.
         use_threads(1)
@@ -61,19 +61,19 @@ class AnswerDocuments:
             forward=settings.forward,  # pyright: ignore[reportArgumentType] (checked by the config)
             batch_tokens=settings.batch_tokens,
         )
-        self._settings, self._tally, self._attempts = settings, tally, attempts
-        self._name = ray.get(tally.enlist.remote("answer"))
+        self._settings, self._stats, self._crash_guard = settings, stats, crash_guard
+        self._name = ray.get(stats.register.remote("answer"))
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Writes the block's documents, each with all its answers and rejects; tells how many they are."""
         use_threads(self._settings.num_threads)
-        if verdict := ray.get(self._tally.verdict.remote()):
-            raise JobError(verdict)
+        if abort_reason := ray.get(self._stats.abort_reason.remote()):
+            raise JobError(abort_reason)
         asked = table["questions"].to_pylist()
         documents = [_readable(table, row, asked[row]) for row in range(table.num_rows)]
         rejects = table["rejects"].to_pylist()
-        answers = read_block(
-            self._attempts,
+        answers = run_guarded(
+            self._crash_guard,
             "logits",
             [str(id_) for id_ in table[self._settings.id_column].to_pylist()],
             together=lambda: self._answers(documents, asked, rejects),
@@ -87,12 +87,12 @@ class AnswerDocuments:
             "num_tokens": [len(document.tokens) for document in documents],
             "num_windows": num_windows,
         }
-        kept = table.drop_columns(TOKENISED.names)
+        kept = table.drop_columns(TOKENIZED.names)
         part = pa.table([*kept.columns, *pa.table(rows, PART).columns], [*kept.column_names, *PART.names])
         if part.num_rows:
             with self._reader.model.stopwatch.stage("write"):
                 write_part(self._settings.parts, part)
-        self._tally.add_block.remote(
+        self._stats.add_block.remote(
             self._name,
             table.num_rows,
             sum(map(len, answers)),
@@ -103,7 +103,7 @@ class AnswerDocuments:
         return pa.table({"num_documents": [table.num_rows]})
 
     def _on_batch(self, size: BatchSize) -> None:
-        self._tally.add_batch.remote(size)
+        self._stats.add_batch.remote(size)
 
     def _answers(
         self, documents: list[ReadableDocument], asked: list[list[dict]], rejects: list[list[dict]]

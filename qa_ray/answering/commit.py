@@ -14,11 +14,11 @@ import pyarrow as pa
 
 from qa_ray.answering.part_files import read_parts
 from qa_ray.errors import JobError, OutputError
-from qa_ray.io.parquet_writer import ParquetFolder
-from qa_ray.io.question_table import Questions
+from qa_ray.io.parquet_writer import ParquetFolderWriter
+from qa_ray.io.question_table import QuestionTable
 from qa_ray.io.row_checks import unknown_document
 from qa_ray.io.storage import create_text, join, remove_folder, write_text
-from qa_ray.output.folder import Output
+from qa_ray.output.folder import OutputFolder
 from qa_ray.schemas import ANSWER, REJECT, REJECTS, flat
 
 ROWS_PER_FILE = 1_000_000  # some 500 MB of answers with five n-best entries each
@@ -26,9 +26,9 @@ ROWS_PER_GROUP = 20_000
 
 
 def commit(
-    output: Output,
+    output: OutputFolder,
     *,
-    questions: Questions,
+    questions: QuestionTable,
     num_documents: int,
     id_column: str,
     max_rejected_fraction: float,
@@ -78,16 +78,16 @@ def commit(
     output.check()
     write_text(join(output.uri, "manifest.json"), json.dumps(manifest, indent=2, ensure_ascii=False))
     output.check()
-    if output.claim and not create_text(join(output.uri, "_SUCCESS"), output.claim.owner.token):
+    if output.lease and not create_text(join(output.uri, "_SUCCESS"), output.lease.owner.token):
         raise OutputError(f"output: {output.uri!r} was finished by another run; its results stand")
     output.end()
     return manifest
 
 
-def _results(uri: str) -> ParquetFolder:
+def _results(uri: str) -> ParquetFolderWriter:
     """A folder for results, without those of a commit that was killed."""
     remove_folder(uri)
-    return ParquetFolder(uri, max_group_rows=ROWS_PER_GROUP, max_file_rows=ROWS_PER_FILE)
+    return ParquetFolderWriter(uri, max_group_rows=ROWS_PER_GROUP, max_file_rows=ROWS_PER_FILE)
 
 
 def flatten(
@@ -112,7 +112,7 @@ def flatten(
     return table
 
 
-def _unknown_documents(questions: Questions, missed: np.ndarray) -> Iterator[pa.Table]:
+def _unknown_documents(questions: QuestionTable, missed: np.ndarray) -> Iterator[pa.Table]:
     rows = []
     for document_id, question_id in questions.bound(missed):
         rows.append(unknown_document(document_id, question_id))
@@ -123,7 +123,11 @@ def _unknown_documents(questions: Questions, missed: np.ndarray) -> Iterator[pa.
 
 
 def _verify(
-    answers: ParquetFolder, rejects: ParquetFolder, documents_out: int, documents_in: int, questions: Questions
+    answers: ParquetFolderWriter,
+    rejects: ParquetFolderWriter,
+    documents_out: int,
+    documents_in: int,
+    questions: QuestionTable,
 ) -> None:
     expected = questions.num_bound + len(questions.to_all) * documents_in
     if documents_out != documents_in or answers.num_rows + rejects.num_rows != expected:
@@ -134,7 +138,9 @@ def _verify(
         )
 
 
-def _check_rejects(answers: ParquetFolder, rejects: ParquetFolder, reasons: Counter[str], limit: float) -> None:
+def _check_rejects(
+    answers: ParquetFolderWriter, rejects: ParquetFolderWriter, reasons: Counter[str], limit: float
+) -> None:
     fraction = rejects.num_rows / max(1, answers.num_rows + rejects.num_rows)
     if fraction > limit:
         remove_folder(answers.uri)

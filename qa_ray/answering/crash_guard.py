@@ -17,7 +17,7 @@ MAX_DEATHS = 3
 Result = TypeVar("Result")
 
 
-class Attempts:
+class CrashGuard:
     """The actor that remembers what all others began to read, together with other documents or alone."""
 
     def __init__(self):
@@ -47,8 +47,8 @@ class Attempts:
             self._alone.pop((stage, id_), None)
 
 
-def read_block(
-    attempts: Any,
+def run_guarded(
+    crash_guard: Any,
     stage: str,
     ids: Sequence[str],
     *,
@@ -60,17 +60,17 @@ def read_block(
 
     ``give_up(row, detail)`` stands for a document that killed the process when it was read alone.
     """
-    if not ray.get(attempts.begin.remote(stage, ids)):
+    if not ray.get(crash_guard.begin.remote(stage, ids)):
         results = together()
     else:
         results = []
         for row, id_ in enumerate(ids):
-            deaths: Any = ray.get(attempts.begin_alone.remote(stage, id_))
+            deaths: Any = ray.get(crash_guard.begin_alone.remote(stage, id_))
             if deaths < MAX_DEATHS:
                 results.append(alone(row))
-                attempts.end_alone.remote(stage, id_)
+                crash_guard.end_alone.remote(stage, id_)
             else:
                 detail = f"the process that read document {id_!r} died {deaths} times, reading nothing else"
                 results.append(give_up(row, f"{detail}: a crash in native code, or too little memory"))
-    attempts.end.remote(stage, ids)
+    crash_guard.end.remote(stage, ids)
     return results

@@ -1,11 +1,11 @@
 """The answer job, as a table of contents: plan, claim, run on Ray Data, commit.
 
 One row in, one row out, keyed by the document, and no shuffle: so the parts that a killed run leaves say what is done,
-and the same job started again reads, tokenises and answers the rest.
+and the same job started again reads, tokenizes and answers the rest.
 
     Scan                  the documents' id, text and passed-through columns, in read tasks        inputs, scan
     repartition           blocks of some hundred windows' worth of documents
-    TokeniseDocuments     CPU actors: drop finished documents, attach questions, check, tokenise     documents, tokens
+    TokenizeDocuments     CPU actors: drop finished documents, attach questions, check, tokenize     documents, tokens
     AnswerDocuments       actors with the model                                    windows, logits, spans, answers
                           write parts, one row a document                                            parts
     commit                parts -> flat answers and rejects, verified; manifest; _SUCCESS            commit
@@ -25,23 +25,23 @@ from ray.exceptions import RayError
 from qa_ray import errors
 from qa_ray.answering.answer_stage import ActorSettings, AnswerDocuments
 from qa_ray.answering.commit import commit
-from qa_ray.answering.crash_guard import Attempts
+from qa_ray.answering.crash_guard import CrashGuard
 from qa_ray.answering.part_files import finished_ids
 from qa_ray.answering.plan import Plan, make_plan
 from qa_ray.answering.retry_rejects import commit_retry, documents_without, rejected_questions
-from qa_ray.answering.tokenize_stage import TokeniseDocuments, TokeniseSettings
+from qa_ray.answering.tokenize_stage import TokenizeDocuments, TokenizeSettings
 from qa_ray.config import AnswerConfig, Limits
 from qa_ray.errors import JobError, QaRayError
 from qa_ray.io.document_table import RowGroup, unfinished_row_groups
-from qa_ray.io.storage import join, use_s3
+from qa_ray.io.storage import configure_s3, join
 from qa_ray.log import LOG, logged_to
 from qa_ray.model.runner import BATCH_TOKENS
-from qa_ray.output.folder import Output, check_writable, claim, look
+from qa_ray.output.folder import OutputFolder, acquire_output, check_writable, inspect_output
 from qa_ray.runtime.datasource import Scan
 from qa_ray.runtime.progress import shown
 from qa_ray.runtime.resources import Resources, find_resources
 from qa_ray.runtime.run_report import measured, reported
-from qa_ray.runtime.run_stats import Counts, Tally
+from qa_ray.runtime.run_stats import Counts, RunStats
 from qa_ray.runtime.session import beside_driver, ray_started
 
 REPORT_TIMEOUT_SECONDS = 60  # where Ray is gone, so are the counts
@@ -54,9 +54,9 @@ def answer_documents(config: AnswerConfig) -> dict[str, Any]:
         UserError: something in config, input, model or output must be mended first.
         JobError: the run failed or its counts do not add up; start it again to resume.
     """
-    use_s3(**config.storage.model_dump())
+    configure_s3(**config.storage.model_dump())
     plan = make_plan(config)
-    with claim(plan.output, plan.identity, retry=config.retry_rejects) as output:
+    with acquire_output(plan.output, plan.identity, retry=config.retry_rejects) as output:
         if output.finished:
             return retry_rejects(plan, output) if config.retry_rejects else output.manifest()
         facts = answer_rest(plan, output, finished_ids(output.parts, plan.documents.id_column))
@@ -70,7 +70,7 @@ def answer_documents(config: AnswerConfig) -> dict[str, Any]:
         )
 
 
-def retry_rejects(plan: Plan, output: Output) -> dict[str, Any]:
+def retry_rejects(plan: Plan, output: OutputFolder) -> dict[str, Any]:
     """Asks the rejected questions of a finished output again; returns the manifest."""
     questions = rejected_questions(output, plan.questions)
     if not questions.num_bound:
@@ -89,7 +89,7 @@ def retry_rejects(plan: Plan, output: Output) -> dict[str, Any]:
     return commit_retry(output, questions, id_column, facts)
 
 
-def answer_rest(plan: Plan, output: Output, finished: np.ndarray) -> dict[str, Any]:
+def answer_rest(plan: Plan, output: OutputFolder, finished: np.ndarray) -> dict[str, Any]:
     """Answers all documents but the finished ones (hashes of ids, sorted); returns what was measured."""
     started = time.time()
     facts: dict[str, Any] = {"windows_this_run": 0}
@@ -100,36 +100,40 @@ def answer_rest(plan: Plan, output: Output, finished: np.ndarray) -> dict[str, A
     return facts | {"seconds": round(time.time() - started, 1)}
 
 
-def check_job(config: AnswerConfig) -> tuple[Plan, Output, Resources]:
+def check_job(config: AnswerConfig) -> tuple[Plan, OutputFolder, Resources]:
     """Everything but the run: what it would do, where, and with what; nothing is left behind."""
-    use_s3(**config.storage.model_dump())
+    configure_s3(**config.storage.model_dump())
     plan = make_plan(config)
-    output = look(plan.output, plan.identity)
+    output = inspect_output(plan.output, plan.identity)
     check_writable(plan.output)
     with ray_started():
         return plan, output, find_resources(config, plan.num_windows)
 
 
 def run(
-    plan: Plan, output: Output, resources: Resources, row_groups: list[RowGroup], finished: np.ndarray
+    plan: Plan, output: OutputFolder, resources: Resources, row_groups: list[RowGroup], finished: np.ndarray
 ) -> dict[str, Any]:
     """Answers the documents in these row groups, except the finished ones; returns what was measured."""
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.max_consecutive_actor_init_deaths = 3
-    tally = beside_driver(Tally).remote(len(finished), plan.num_pairs, plan.config.limits.max_rejected_fraction)
-    attempts = beside_driver(Attempts).remote()
+    stats = beside_driver(RunStats).remote(len(finished), plan.num_pairs, plan.config.limits.max_rejected_fraction)
+    crash_guard = beside_driver(CrashGuard).remote()
     scan = Scan(plan.documents, row_groups, plan.config.storage.model_dump())
     dataset = (
         ray.data.read_datasource(scan, override_num_blocks=len(scan.tasks))
         .repartition(target_num_rows_per_block=plan.rows_per_block(resources.device, resources.max_actors))
         .map_batches(
-            TokeniseDocuments,
+            TokenizeDocuments,
             batch_format="pyarrow",
             batch_size=None,
-            compute=ActorPoolStrategy(min_size=1, max_size=resources.max_tokenisers),
+            compute=ActorPoolStrategy(min_size=1, max_size=resources.max_tokenizers),
             num_cpus=1,
-            fn_constructor_kwargs={"settings": tokenise_settings(plan, finished), "tally": tally, "attempts": attempts},
+            fn_constructor_kwargs={
+                "settings": tokenize_settings(plan, finished),
+                "stats": stats,
+                "crash_guard": crash_guard,
+            },
         )
         .map_batches(
             AnswerDocuments,
@@ -141,15 +145,15 @@ def run(
             resources=resources.resources_per_actor,
             fn_constructor_kwargs={
                 "settings": actor_settings(plan, resources, output.parts),
-                "tally": tally,
-                "attempts": attempts,
+                "stats": stats,
+                "crash_guard": crash_guard,
             },
         )
     )
     LOG.info("answering %d questions in about %d windows", plan.num_pairs, plan.num_windows)
 
     def poll(timeout: float | None = None) -> Counts:
-        return ray.get(tally.counts.remote(), timeout=timeout)  # pyright: ignore[reportReturnType] (an untyped method)
+        return ray.get(stats.counts.remote(), timeout=timeout)  # pyright: ignore[reportReturnType] (an untyped method)
 
     num_windows = round(plan.num_windows * (1 - len(finished) / plan.documents.num_documents))
     with (
@@ -170,9 +174,9 @@ def run(
     return measured(counts, asdict(resources))
 
 
-def tokenise_settings(plan: Plan, finished: np.ndarray) -> TokeniseSettings:
+def tokenize_settings(plan: Plan, finished: np.ndarray) -> TokenizeSettings:
     """The plan's part for the CPU workers."""
-    return TokeniseSettings(
+    return TokenizeSettings(
         storage=plan.config.storage.model_dump(),
         model=plan.model,
         questions=ray.put(plan.questions),
@@ -215,8 +219,8 @@ class _explained:
             if isinstance(cause, QaRayError):
                 raise cause
         # What an actor raised while it was made arrives as text only.
-        if told := re.findall(r"^qa_ray\.errors\.(\w+): (.+)", str(error), re.DOTALL | re.MULTILINE):
-            kind, message = map(str, told[-1])
+        if raises_error := re.findall(r"^qa_ray\.errors\.(\w+): (.+)", str(error), re.DOTALL | re.MULTILINE):
+            kind, message = map(str, raises_error[-1])
             raise getattr(errors, kind, JobError)(" ".join(message.split())) from error
         LOG.error("Ray's own words: %s", error)
         lines = [line for line in str(error).splitlines() if line.strip()]

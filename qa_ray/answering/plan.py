@@ -7,14 +7,14 @@ from typing import Any
 from rich.table import Table
 
 from qa_ray.config import AnswerConfig
-from qa_ray.inference.settings import ReadingSettings, settle
+from qa_ray.inference.settings import InferenceSettings, resolve_settings
 from qa_ray.inference.windows import windows
-from qa_ray.io.document_table import Documents, open_documents, sample
-from qa_ray.io.question_table import Questions, open_questions
+from qa_ray.io.document_table import DocumentTable, open_documents, sample
+from qa_ray.io.question_table import QuestionTable, open_questions
 from qa_ray.io.row_checks import check
-from qa_ray.io.storage import full_uri
+from qa_ray.io.storage import absolute_uri
 from qa_ray.model.checkpoint import Checkpoint, model_anywhere, open_checkpoint
-from qa_ray.model.tokenizer import Tokeniser
+from qa_ray.model.tokenizer import Tokenizer
 from qa_ray.schemas import Layout
 from qa_ray.version import VERSION
 
@@ -38,10 +38,10 @@ class Plan:
     config: AnswerConfig
     model: str
     output: str
-    documents: Documents
-    questions: Questions
+    documents: DocumentTable
+    questions: QuestionTable
     checkpoint: Checkpoint
-    settings: ReadingSettings
+    settings: InferenceSettings
     identity: dict[str, Any]
     num_pairs: int  # answers and rejects that must come out
     num_tokens: int  # of documents; estimated from a sample, like the windows
@@ -81,19 +81,19 @@ def make_plan(config: AnswerConfig) -> Plan:
     """
     model = model_anywhere(config.model)
     checkpoint = open_checkpoint(model)
-    tokeniser = Tokeniser(checkpoint.folder)
-    layout = tokeniser.layout()
-    settings = settle(
+    tokenizer = Tokenizer(checkpoint.folder)
+    layout = tokenizer.layout()
+    settings = resolve_settings(
         checkpoint,
         layout,
-        tokeniser.model_max_tokens,
+        tokenizer.model_max_tokens,
         **config.windows.model_dump(exclude={"long_questions"}),
         **config.answers.model_dump(),
     )
     columns = config.columns.model_dump()
-    documents = open_documents(full_uri(config.documents), columns, config.columns.keep)
-    questions, questions_fingerprint = open_questions(full_uri(config.questions), columns)
-    num_tokens, num_windows = _estimate(documents, questions, tokeniser, layout, settings)
+    documents = open_documents(absolute_uri(config.documents), columns, config.columns.keep)
+    questions, questions_fingerprint = open_questions(absolute_uri(config.questions), columns)
+    num_tokens, num_windows = _estimate(documents, questions, tokenizer, layout, settings)
     identity = {
         "documents": documents.fingerprint,
         "questions": questions_fingerprint,
@@ -108,7 +108,7 @@ def make_plan(config: AnswerConfig) -> Plan:
     return Plan(
         config=config,
         model=model,
-        output=full_uri(config.output),
+        output=absolute_uri(config.output),
         documents=documents,
         questions=questions,
         checkpoint=checkpoint,
@@ -125,7 +125,11 @@ def _setting_name(config: AnswerConfig, name: str) -> str:
 
 
 def _estimate(
-    documents: Documents, questions: Questions, tokeniser: Tokeniser, layout: Layout, settings: ReadingSettings
+    documents: DocumentTable,
+    questions: QuestionTable,
+    tokenizer: Tokenizer,
+    layout: Layout,
+    settings: InferenceSettings,
 ) -> tuple[int, int]:
     """Tokens and windows of the whole job, from a sample's per byte of text.
 
@@ -134,11 +138,11 @@ def _estimate(
     sampled_bytes = num_tokens = num_windows = 0
     for document_id, text in sample(documents, SAMPLE_DOCUMENTS):
         checked = check(document_id, text, questions.of(document_id))
-        document = tokeniser(checked.text) if checked.text else ()
+        document = tokenizer(checked.text) if checked.text else ()
         sampled_bytes += len(text.as_buffer() or b"")
         num_tokens += len(document)
         for question in checked.questions[:100] if len(document) else ():
-            length = min(len(tokeniser.question(question.question or "")), settings.max_question_tokens)
+            length = min(len(tokenizer.question(question.question or "")), settings.max_question_tokens)
             room = settings.max_tokens - layout.num_special_tokens - length
             share = max(1.0, len(checked.questions) / 100)
             num_windows += share * len(windows(len(document), room, settings.overlap_tokens))

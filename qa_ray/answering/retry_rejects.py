@@ -16,15 +16,15 @@ import pyarrow.parquet as pq
 from qa_ray.answering.commit import ROWS_PER_FILE, ROWS_PER_GROUP, flatten
 from qa_ray.answering.part_files import read_parts
 from qa_ray.errors import JobError
-from qa_ray.io.document_table import Documents, document_hashes
-from qa_ray.io.parquet_writer import ParquetFolder
-from qa_ray.io.question_table import Questions, hash_ids
+from qa_ray.io.document_table import DocumentTable, document_hashes
+from qa_ray.io.parquet_writer import ParquetFolderWriter
+from qa_ray.io.question_table import QuestionTable, hash_ids
 from qa_ray.io.storage import join, open_filesystem, remove_file, write_text
-from qa_ray.output.folder import Output
+from qa_ray.output.folder import OutputFolder
 from qa_ray.schemas import ANSWER, REJECT, REJECTS
 
 
-def rejected_questions(output: Output, questions: Questions) -> Questions:
+def rejected_questions(output: OutputFolder, questions: QuestionTable) -> QuestionTable:
     """The questions of ``output`` that were rejected, each bound to its document; not those to unknown documents."""
     table = _rejects(output)
     table = table.filter(pc.field("reason") != "unknown_document")
@@ -35,10 +35,10 @@ def rejected_questions(output: Output, questions: Questions) -> Questions:
             asked = {document_id: {q.question_id: q.question for q in questions.of(document_id)}}
         rows.append((document_id, question_id, asked[document_id][question_id]))
     columns = [pa.array(column, pa.string()) for column in zip(*rows)] or [pa.array([], pa.string())] * 3
-    return Questions(pa.table(columns, ["document_id", "question_id", "question"]))
+    return QuestionTable(pa.table(columns, ["document_id", "question_id", "question"]))
 
 
-def documents_without(documents: Documents, questions: Questions) -> np.ndarray:
+def documents_without(documents: DocumentTable, questions: QuestionTable) -> np.ndarray:
     """The hashes of the ids of all documents that none of these bound questions is asked of, sorted."""
     hashes = document_hashes(documents)
     ids = pa.array(sorted({document_id for document_id, _ in questions.bound(np.ones(questions.num_bound, bool))}))
@@ -46,7 +46,9 @@ def documents_without(documents: Documents, questions: Questions) -> np.ndarray:
     return np.setdiff1d(hashes, wanted)
 
 
-def commit_retry(output: Output, questions: Questions, id_column: str, facts: dict[str, Any]) -> dict[str, Any]:
+def commit_retry(
+    output: OutputFolder, questions: QuestionTable, id_column: str, facts: dict[str, Any]
+) -> dict[str, Any]:
     """Adds the answers to the retried ``questions``, leaves the others as rejects; returns the new manifest.
 
     Raises:
@@ -89,7 +91,7 @@ def commit_retry(output: Output, questions: Questions, id_column: str, facts: di
     return manifest
 
 
-def _rejects(output: Output) -> pa.Table:
+def _rejects(output: OutputFolder) -> pa.Table:
     tables = [pa.Table.from_pylist([], REJECTS)]
     for file in output.manifest()["files"]["rejects"]:
         filesystem, path = open_filesystem(join(output.uri, "rejects", file["name"]))
@@ -98,6 +100,6 @@ def _rejects(output: Output) -> pa.Table:
     return pa.concat_tables(tables)
 
 
-def _folder(output: Output, name: str, number: int) -> ParquetFolder:
+def _folder(output: OutputFolder, name: str, number: int) -> ParquetFolderWriter:
     uri, prefix = join(output.uri, name), f"retry-{number:03}-part"
-    return ParquetFolder(uri, prefix=prefix, max_group_rows=ROWS_PER_GROUP, max_file_rows=ROWS_PER_FILE)
+    return ParquetFolderWriter(uri, prefix=prefix, max_group_rows=ROWS_PER_GROUP, max_file_rows=ROWS_PER_FILE)

@@ -7,21 +7,21 @@ import numpy as np
 import pyarrow as pa
 import ray
 
-from qa_ray.answering.crash_guard import read_block
+from qa_ray.answering.crash_guard import run_guarded
 from qa_ray.io.question_table import hash_ids
 from qa_ray.io.row_checks import CheckedDocument, check, reject, too_long
-from qa_ray.io.storage import use_s3
+from qa_ray.io.storage import configure_s3
 from qa_ray.model.checkpoint import open_checkpoint
-from qa_ray.model.tokenizer import Tokeniser
+from qa_ray.model.tokenizer import Tokenizer
 from qa_ray.process import Stopwatch
-from qa_ray.schemas import TOKENISED, Tokens
+from qa_ray.schemas import TOKENIZED, Tokens
 
 
 @dataclass(frozen=True)
-class TokeniseSettings:
-    """What TokeniseDocuments needs to know; what is large lies in Ray's store, one copy a machine."""
+class TokenizeSettings:
+    """What TokenizeDocuments needs to know; what is large lies in Ray's store, one copy a machine."""
 
-    storage: dict[str, Any]  # for use_s3
+    storage: dict[str, Any]  # for configure_s3
     model: str
     questions: ray.ObjectRef
     finished: ray.ObjectRef  # hashes of the ids of documents that have a part, sorted
@@ -31,25 +31,25 @@ class TokeniseSettings:
     long_questions: str
 
 
-class TokeniseDocuments:
+class TokenizeDocuments:
     """An actor with the tokenizer and all questions."""
 
-    def __init__(self, settings: TokeniseSettings, tally: Any, attempts: Any):
-        use_s3(**settings.storage)
-        self._settings, self._tally, self._attempts = settings, tally, attempts
-        self._name, self._stopwatch = ray.get(tally.enlist.remote("tokenise")), Stopwatch()
+    def __init__(self, settings: TokenizeSettings, stats: Any, crash_guard: Any):
+        configure_s3(**settings.storage)
+        self._settings, self._stats, self._crash_guard = settings, stats, crash_guard
+        self._name, self._stopwatch = ray.get(stats.register.remote("tokenize")), Stopwatch()
         self._questions = ray.get(settings.questions)
         self._finished = ray.get(settings.finished)
-        self._tokeniser = Tokeniser(open_checkpoint(settings.model).folder)
+        self._tokenizer = Tokenizer(open_checkpoint(settings.model).folder)
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        """Attaches each document's questions, checks both, and tokenises: passed-through columns, then TOKENISED."""
-        with self._stopwatch.stage("tokenise"):
-            tokenised = self._tokenised(table)
-        self._tally.add_tokenised.remote(self._name, tokenised.num_rows, self._stopwatch.take())
-        return tokenised
+        """Attaches each document's questions, checks both, and tokenizes: passed-through columns, then TOKENIZED."""
+        with self._stopwatch.stage("tokenize"):
+            tokenized = self._tokenized(table)
+        self._stats.add_tokenized.remote(self._name, tokenized.num_rows, self._stopwatch.take())
+        return tokenized
 
-    def _tokenised(self, table: pa.Table) -> pa.Table:
+    def _tokenized(self, table: pa.Table) -> pa.Table:
         settings = self._settings
         table = table.filter(pa.array(~np.isin(hash_ids(table[settings.id_column]), self._finished)))
         ids = [str(id_) for id_ in table[settings.id_column].to_pylist()]
@@ -57,8 +57,8 @@ class TokeniseDocuments:
             check(id_, text, self._questions.of(id_))
             for id_, text in zip(ids, table[settings.text_column], strict=True)
         ]
-        rows = read_block(
-            self._attempts,
+        rows = run_guarded(
+            self._crash_guard,
             "tokens",
             ids,
             together=lambda: [self._row(document) for document in checked],
@@ -66,22 +66,22 @@ class TokeniseDocuments:
             give_up=lambda row, detail: _all_rejected(checked[row], "process_died", detail),
         )
         kept = table.drop_columns([settings.text_column])
-        tokenised = pa.Table.from_pylist(rows, TOKENISED)
-        return pa.table([*kept.columns, *tokenised.columns], [*kept.column_names, *TOKENISED.names])
+        tokenized = pa.Table.from_pylist(rows, TOKENIZED)
+        return pa.table([*kept.columns, *tokenized.columns], [*kept.column_names, *TOKENIZED.names])
 
     def _row(self, checked: CheckedDocument) -> dict[str, Any]:
         try:
-            return _tokens_and_questions(checked, self._tokeniser, self._settings)
+            return _tokens_and_questions(checked, self._tokenizer, self._settings)
         except Exception as error:  # the reject boundary
             return _all_rejected(checked, type(error).__name__, str(error)[:1000])
 
 
-def _tokens_and_questions(checked: CheckedDocument, tokeniser: Tokeniser, settings: TokeniseSettings) -> dict[str, Any]:
-    tokens = tokeniser(checked.text) if checked.questions else Tokens(*(np.empty(0, np.int32) for _ in range(3)))
+def _tokens_and_questions(checked: CheckedDocument, tokenizer: Tokenizer, settings: TokenizeSettings) -> dict[str, Any]:
+    tokens = tokenizer(checked.text) if checked.questions else Tokens(*(np.empty(0, np.int32) for _ in range(3)))
     questions, rejects = [], list(checked.rejects)
     limit = settings.max_question_tokens
     for asked in checked.questions:
-        ids = tokeniser.question(asked.question or "")
+        ids = tokenizer.question(asked.question or "")
         if not len(tokens):
             detail = "the document has no token that the model knows of"
             rejects.append(reject(asked.question_id, "tokens", "no_tokens", detail))

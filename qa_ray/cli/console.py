@@ -10,15 +10,15 @@ from rich.text import Text
 
 from qa_ray.answering.plan import Plan
 from qa_ray.config import AnswerConfig, FinetuneConfig
-from qa_ray.io.storage import full_uri, join, open_filesystem, open_parquet
-from qa_ray.output.folder import Output
+from qa_ray.io.storage import absolute_uri, join, open_filesystem, open_parquet
+from qa_ray.output.folder import OutputFolder
 from qa_ray.runtime.resources import Resources
 from qa_ray.schemas import ANSWER
 
 SHOWN_CHARS = 500  # of an answer or a snippet
 
 
-def show_plan(plan: Plan, output: Output, resources: Resources, console: Console) -> None:
+def show_plan(plan: Plan, output: OutputFolder, resources: Resources, console: Console) -> None:
     """What ``--check`` prints."""
     table = plan.to_table()
     state = (
@@ -38,7 +38,7 @@ def show_plan(plan: Plan, output: Output, resources: Resources, console: Console
 
 def show_answers(manifest: dict[str, Any], config: AnswerConfig, console: Console) -> None:
     """The outcome of an answer job: some answers, counts, and where they lie."""
-    counts, output = manifest["counts"], full_uri(config.output)
+    counts, output = manifest["counts"], absolute_uri(config.output)
     if config.preview and counts["answers"]:
         _show_first(output, manifest["files"]["answers"][0]["name"], config.preview, console)
     rate = manifest.get("windows_per_second")  # none where this run found all done
@@ -80,8 +80,8 @@ def _shortened(text: str) -> str:
 
 
 def show_finetuning(manifest: dict[str, Any], config: FinetuneConfig, console: Console) -> None:
-    """What was learnt from, what every epoch was worth, and where the best model lies."""
-    place = full_uri(config.output)
+    """What was learned from, what every epoch was worth, and where the best model lies."""
+    place = absolute_uri(config.output)
     counts = ", ".join(f"{count:,} {name}" for name, count in manifest["counts"].items() if count)
     console.print(escape(counts), highlight=False)
     columns = {"exact_match": "EM", "f1": "F1", "gold_among_n_best": "gold in n best", "mean_rank_of_gold": "its rank"}

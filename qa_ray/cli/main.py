@@ -28,11 +28,11 @@ DONE, FAILED, REFUSED, WITH_REJECTS, INTERRUPTED = 0, 1, 2, 3, 130
 
 def prepare(arguments: argparse.Namespace, console: Console) -> int:
     """Sources -> documents and questions."""
-    from qa_ray.io.storage import use_s3
+    from qa_ray.io.storage import configure_s3
     from qa_ray.preparation.job import prepare as prepare_tables
 
     config = read_config(PrepareConfig, arguments.config, arguments.settings)
-    use_s3(**config.storage.model_dump())
+    configure_s3(**config.storage.model_dump())
     console.print(escape(str(prepare_tables(**config.model_dump(exclude={"storage"})))))
     return DONE
 
@@ -61,10 +61,10 @@ def evaluate(arguments: argparse.Namespace, console: Console) -> int:
     """Answers against gold -> scores."""
     from qa_ray.evaluation.evaluate import evaluate as score
     from qa_ray.evaluation.html_report import page
-    from qa_ray.io.storage import join, use_s3, write_text
+    from qa_ray.io.storage import configure_s3, join, write_text
 
     config = read_config(EvaluateConfig, arguments.config, arguments.settings)
-    use_s3(**config.storage.model_dump())
+    configure_s3(**config.storage.model_dump())
     evaluation = score(config.answers, config.questions, config.metric, config.by, config.resamples)
     console.print(evaluation.to_table())
     if config.output:
@@ -76,11 +76,11 @@ def evaluate(arguments: argparse.Namespace, console: Console) -> int:
 
 def lengthen(arguments: argparse.Namespace, console: Console) -> int:
     """A BERT or RoBERTa checkpoint -> a Longformer."""
-    from qa_ray.io.storage import use_s3
+    from qa_ray.io.storage import configure_s3
     from qa_ray.model.longformer.convert import lengthen as make_longformer
 
     config = read_config(LengthenConfig, arguments.config, arguments.settings)
-    use_s3(**config.storage.model_dump())
+    configure_s3(**config.storage.model_dump())
     console.print(escape(str(make_longformer(**config.model_dump(exclude={"storage"})))), soft_wrap=True)
     return DONE
 

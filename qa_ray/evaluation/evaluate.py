@@ -151,7 +151,7 @@ def evaluate(
 
     ``answers`` is the output folder of a finished job, other Parquet with the columns of an answers table, or
     predictions in SQuAD's layout (``*.json``: {question_id: text}, "" for no answer); ``questions`` is Parquet in the
-    layout of records.QUESTIONS. They meet by (document_id, question_id) where both have a document, else by question_id
+    layout of schemas.QUESTIONS. They meet by (document_id, question_id) where both have a document, else by question_id
     alone. ``by`` names columns of either, the questions' first. The thresholds are searched on the best spans: the one
     that the job ran with has no part in them. Without ``resamples``, or with fewer
     than ten documents, there are no intervals.

@@ -30,7 +30,7 @@ def normalize(text: str) -> str:
 def squad1_scores(prediction: str, golds: Sequence[str]) -> Scores:
     """SQuAD 1.1, for questions that all have an answer.
 
-    Without a common token F1 is 0, even if both normalise to nothing and therefore match exactly.
+    Without a common token F1 is 0, even if both normalize to nothing and therefore match exactly.
     """
     normal_prediction = normalize(prediction)
     normal_golds = [normalize(gold) for gold in golds]
@@ -40,7 +40,7 @@ def squad1_scores(prediction: str, golds: Sequence[str]) -> Scores:
 def squad2_scores(prediction: str, golds: Sequence[str]) -> Scores:
     """SQuAD 2.0: an empty prediction says "no answer", and no golds say the same.
 
-    Golds that normalise to nothing are dropped; if none is left, the gold answer is "". F1 is 1 if neither side has a
+    Golds that normalize to nothing are dropped; if none is left, the gold answer is "". F1 is 1 if neither side has a
     token.
     """
     normal_prediction = normalize(prediction)
@@ -49,7 +49,7 @@ def squad2_scores(prediction: str, golds: Sequence[str]) -> Scores:
 
 
 def _overlap(prediction: str, gold: str, both_empty: float) -> Scores:
-    """The scores of normalised texts."""
+    """The scores of normalized texts."""
     if prediction == gold:
         return Scores(1.0, 1.0 if gold else both_empty)
     prediction_tokens, gold_tokens = prediction.split(), gold.split()

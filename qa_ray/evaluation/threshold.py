@@ -25,7 +25,7 @@ def best_threshold(scores: Sequence[float], answerable: Sequence[bool], no_answe
     The lowest of equally good thresholds is given; where it is best to answer nothing, 0 as in the script, or the next
     number below the lowest no-answer score if that is not above 0. Two differences from the script: it may cut ties in
     two, which no threshold can (here equal no-answer scores go together), and it takes a prediction such as "the",
-    empty once normalised, for wrong on an unanswerable question, although its exact match and F1 there are 1.
+    empty once normalized, for wrong on an unanswerable question, although its exact match and F1 there are 1.
     """
     total = float(sum(not has_answer for has_answer in answerable))
     best = Threshold(min(0.0, math.nextafter(min(no_answer_scores), -math.inf)), total)

@@ -1,11 +1,11 @@
 """A document's spans -> its n best answers, and whether there is one at all.
 
 **Probability**: P(span) = P_start(start) · P_end(end), each a softmax over all tokens of the document
-(spans.log_normalisers):
+(spans.log_normalizers):
 
     P = exp(start_logit + end_logit - log Σ_t exp(start_logit_t) - log Σ_t exp(end_logit_t))
 
-(Clark & Gardner 2018, "Simple and Effective Multi-Paragraph Reading Comprehension", shared normalisation.) It compares
+(Clark & Gardner 2018, "Simple and Effective Multi-Paragraph Reading Comprehension", shared normalization.) It compares
 across a document's windows. For one window it is the softmax product that people know, where no words of the question
 nearby raise the logits (lexical.lexical_match).
 
@@ -77,16 +77,16 @@ def answer(
     text: str,
     best: list[Candidate],
     *,
-    log_normaliser: float,
+    log_normalizer: float,
     null_logit: float,
     score_slope: float = 1.0,
     score_intercept: float = 0.0,
     no_answer_threshold: float = 1.0,
     snippet_chars: int = 160,
 ) -> dict[str, Any]:
-    """The fields of records.ANSWER that the model decides.
+    """The fields of schemas.ANSWER that the model decides.
 
-    ``log_normaliser`` is the sum of the start's and the end's; ``null_logit`` is ranked and raised as the best
+    ``log_normalizer`` is the sum of the start's and the end's; ``null_logit`` is ranked and raised as the best
     candidate is. A document without candidates (tokens of white space only) has no answer.
     """
     n_best = [
@@ -94,7 +94,7 @@ def answer(
             "answer": text[candidate.start_char : candidate.stop_char],
             "start_char": candidate.start_char,
             "stop_char": candidate.stop_char,
-            "score": calibrated(math.exp(candidate.logit - log_normaliser), score_slope, score_intercept),
+            "score": calibrated(math.exp(candidate.logit - log_normalizer), score_slope, score_intercept),
         }
         for candidate in best
     ]

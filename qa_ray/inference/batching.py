@@ -48,19 +48,19 @@ def logits(
     tokens = [torch.empty(int(table.own_stop_W[-1]), device=model.device) for _ in range(2)]
     nulls = [torch.empty(len(table.length_W), device=model.device) for _ in range(2)]
     order = np.argsort(-table.length_W, kind="stable")  # longest first, so that neighbours are of nearly equal length
-    first = retreats = 0
+    first = oom_retries = 0
     while first < len(order):
         batch_B = order[first : first + max(1, model.batch_tokens // int(table.length_W[order[first]]))]
         length_B = table.length_W[batch_B]
         try:
             ids_N = table.ids(batch_B)
             with model.stopwatch.stage("forward"):
-                found = model(ids_N, length_B, table.before_middle_W[batch_B])
+                found = model(ids_N, length_B, table.num_prefix_tokens_W[batch_B])
         except torch.OutOfMemoryError:
             if len(batch_B) == 1:
                 raise
             model.batch_tokens = int(length_B.sum()) // 2
-            retreats += 1
+            oom_retries += 1
             continue
         start_B = np.cumsum(length_B) - length_B  # of each window in the batch
         num_own_B = table.own_stop_W[batch_B] - table.own_start_W[batch_B]
@@ -72,8 +72,8 @@ def logits(
         for logits_N, logits_T, null_logits_W in zip(found, tokens, nulls, strict=True):
             logits_T[own_T], null_logits_W[batch_B] = logits_N[own_N], logits_N[start_B]
         num_computed = model.num_computed(length_B)
-        on_batch(BatchSize(len(length_B), int(length_B.sum()), num_computed, model.batch_tokens, retreats))
-        first, retreats = first + len(length_B), 0
+        on_batch(BatchSize(len(length_B), int(length_B.sum()), num_computed, model.batch_tokens, oom_retries))
+        first, oom_retries = first + len(length_B), 0
     return Logits(*tokens, *nulls)
 
 
@@ -86,7 +86,7 @@ class _Table(NamedTuple):
     piece_start_W3: np.ndarray
     piece_length_W3: np.ndarray
     length_W: np.ndarray
-    before_middle_W: np.ndarray
+    num_prefix_tokens_W: np.ndarray
     own_start_W: np.ndarray  # in the tokens of all pairs, end to end
     own_stop_W: np.ndarray
     own_offset_W: np.ndarray  # of the first own token in the window
@@ -114,7 +114,7 @@ def _table(layout: Layout, pairs: Sequence[Pair]) -> _Table:
         piece_start_W3=piece_start_W3,
         piece_length_W3=piece_length_W3,
         length_W=piece_length_W3.sum(axis=1),
-        before_middle_W=head_length_W - len(layout.middle),
+        num_prefix_tokens_W=head_length_W - len(layout.middle),
         own_start_W=document_W + windows.own_start_W,
         own_stop_W=document_W + windows.own_stop_W,
         own_offset_W=head_length_W + windows.own_start_W - windows.start_W,

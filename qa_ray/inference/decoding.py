@@ -13,15 +13,15 @@ import torch
 from qa_ray.inference.answers import answer, candidates
 from qa_ray.inference.batching import Logits, Pair
 from qa_ray.inference.lexical_boost import lexical_match
-from qa_ray.inference.settings import ReadingSettings
-from qa_ray.inference.spans import log_normalisers, rank_logits, spans
+from qa_ray.inference.settings import InferenceSettings
+from qa_ray.inference.spans import log_normalizers, rank_logits, spans
 from qa_ray.schemas import ReadableDocument
 
 
 def answer_pairs(
-    documents: Sequence[ReadableDocument], pairs: Sequence[Pair], found: Logits, settings: ReadingSettings
+    documents: Sequence[ReadableDocument], pairs: Sequence[Pair], found: Logits, settings: InferenceSettings
 ) -> list[dict[str, Any]]:
-    """What records.ANSWER says of each pair; ``documents`` has that of each.
+    """What schemas.ANSWER says of each pair; ``documents`` has that of each.
 
     Raises:
         FloatingPointError: logits that are no numbers.
@@ -36,17 +36,17 @@ def answer_pairs(
     boost_T = torch.from_numpy(np.concatenate(boosts)).to(device)
     start_T, end_T = start_T + boost_T, end_T + boost_T
     reach_T = torch.from_numpy(np.concatenate([pair.windows.reach_T() for pair in pairs])).to(device)
-    normalisers = log_normalisers(start_T, num_tokens) + log_normalisers(end_T, num_tokens)
-    if not np.isfinite(normalisers).all():
+    normalizers = log_normalizers(start_T, num_tokens) + log_normalizers(end_T, num_tokens)
+    if not np.isfinite(normalizers).all():
         raise FloatingPointError("the model's logits are no finite numbers; try runner.dtype=float32")
     null_logits = iter((found.null_start_W + found.null_end_W).tolist())
     answers = []
-    for document, pair, boost, best_spans, normaliser in zip(
+    for document, pair, boost, best_spans, normalizer in zip(
         documents,
         pairs,
         boosts,
         spans(start_T, end_T, reach_T, num_tokens, settings.max_answer_tokens),
-        normalisers.tolist(),
+        normalizers.tolist(),
         strict=True,
     ):
         best = candidates(best_spans, document.tokens, document.text, settings.n_best)
@@ -60,7 +60,7 @@ def answer_pairs(
             answer(
                 document.text,
                 best,
-                log_normaliser=normaliser,
+                log_normalizer=normalizer,
                 null_logit=null_logit,
                 score_slope=settings.score_slope,
                 score_intercept=settings.score_intercept,

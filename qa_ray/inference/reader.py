@@ -11,13 +11,13 @@ import numpy as np
 from qa_ray.errors import InputError
 from qa_ray.inference.batching import Pair, logits
 from qa_ray.inference.decoding import answer_pairs
-from qa_ray.inference.settings import ReadingSettings, settle
+from qa_ray.inference.settings import InferenceSettings, resolve_settings
 from qa_ray.inference.windows import windows
 from qa_ray.io.row_checks import FAULTS, text_fault
 from qa_ray.model.checkpoint import open_checkpoint
-from qa_ray.model.device import find_device
+from qa_ray.model.device import resolve_device
 from qa_ray.model.runner import Forward, Model
-from qa_ray.model.tokenizer import Tokeniser
+from qa_ray.model.tokenizer import Tokenizer
 from qa_ray.schemas import BatchSize, Ranking, ReadableDocument, Tokens
 
 # Of this many (token, question) pairs the logits, those ranked, boosts, and reaches are held at a time: 32
@@ -28,7 +28,7 @@ MAX_HELD_TOKENS, TOKENS_PER_PAIR = 4_000_000, 100
 class Reader:
     """Answers questions out of documents of any length.
 
-    ``model`` is ``default``, a folder, a URI or a hub id; what is left None is the model's own (ReadingSettings).
+    ``model`` is ``default``, a folder, a URI or a hub id; what is left None is the model's own (InferenceSettings).
 
         >>> qa_ray.Reader("default").answer("Who built it?", "The lighthouse was built by Ada Vane in 1871.")
         {'score': 0.97…, 'start': 28, 'end': 36, 'answer': 'Ada Vane'}
@@ -53,12 +53,12 @@ class Reader:
         score_intercept: float | None = None,
     ):
         checkpoint = open_checkpoint(model)
-        self.tokeniser = Tokeniser(checkpoint.folder)
-        self.layout = self.tokeniser.layout()
-        self.settings = settle(
+        self.tokenizer = Tokenizer(checkpoint.folder)
+        self.layout = self.tokenizer.layout()
+        self.settings = resolve_settings(
             checkpoint,
             self.layout,
-            self.tokeniser.model_max_tokens,
+            self.tokenizer.model_max_tokens,
             max_tokens=max_tokens,
             overlap_tokens=overlap_tokens,
             max_question_tokens=max_question_tokens,
@@ -72,7 +72,7 @@ class Reader:
         self.model = Model(
             checkpoint.folder,
             document_type_id=self.layout.document_type_id,
-            device=find_device(device),
+            device=resolve_device(device),
             dtype=dtype,
             forward=forward,
             batch_tokens=batch_tokens,
@@ -98,7 +98,7 @@ class Reader:
             )
         num_pairs = max(len(questions), len(documents)) if questions and documents else 0
         questions, documents = (texts * num_pairs if len(texts) == 1 else texts for texts in (questions, documents))
-        tokens = {text: self._tokens(text) for text in dict.fromkeys(documents)}  # a document is tokenised once
+        tokens = {text: self._tokens(text) for text in dict.fromkeys(documents)}  # a document is tokenized once
         readable = [
             ReadableDocument(text, tokens[text], [self._question(asked)])
             for asked, text in zip(questions, documents, strict=True)
@@ -110,10 +110,10 @@ class Reader:
     def read(
         self,
         documents: Sequence[ReadableDocument],
-        settings: ReadingSettings | None = None,
+        settings: InferenceSettings | None = None,
         on_batch: Callable[[BatchSize], object] = lambda size: None,
     ) -> list[list[dict[str, Any]]]:
-        """For each document, for each of its questions, the fields of records.ANSWER that the model decides.
+        """For each document, for each of its questions, the fields of schemas.ANSWER that the model decides.
 
         ``on_batch`` is told the size of each batch that is done.
         """
@@ -129,19 +129,19 @@ class Reader:
                 results[d].append(fields | {"num_windows": len(pair.windows)})
         return results
 
-    def pair(self, document: ReadableDocument, question: np.ndarray, settings: ReadingSettings) -> Pair:
+    def pair(self, document: ReadableDocument, question: np.ndarray, settings: InferenceSettings) -> Pair:
         room = settings.max_tokens - self.layout.num_special_tokens - len(question)
         return Pair(document.tokens.ids_T, question, windows(len(document.tokens), room, settings.overlap_tokens))
 
     def _tokens(self, text: str) -> Tokens:
         _check_text("document", text)
-        if not len(tokens := self.tokeniser(text)):
+        if not len(tokens := self.tokenizer(text)):
             raise InputError(f"document {text[:40]!r} has no token the model knows of; give it some text")
         return tokens
 
     def _question(self, text: str) -> np.ndarray:
         _check_text("question", text)
-        ids = self.tokeniser.question(text)
+        ids = self.tokenizer.question(text)
         if len(ids) > self.settings.max_question_tokens:
             raise InputError(
                 f"question {text[:40]!r}… has {len(ids)} tokens, more than max_question_tokens="

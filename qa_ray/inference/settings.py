@@ -10,7 +10,7 @@ from qa_ray.model.settings import ModelSettings
 from qa_ray.schemas import Layout
 
 
-class ReadingSettings(ModelSettings):
+class InferenceSettings(ModelSettings):
     """Everything that decides an answer besides the model, as ``settle`` finds it. Lengths in tokens."""
 
     model_config = ConfigDict(extra="forbid")
@@ -20,7 +20,7 @@ class ReadingSettings(ModelSettings):
     snippet_chars: NonNegativeInt = 160
 
 
-def settle(checkpoint: Checkpoint, layout: Layout, model_max_tokens: int, **given: Any) -> ReadingSettings:
+def resolve_settings(checkpoint: Checkpoint, layout: Layout, model_max_tokens: int, **given: Any) -> InferenceSettings:
     """The settings given, and the model's own where one is None, checked against each other and the model.
 
     Raises:
@@ -29,7 +29,7 @@ def settle(checkpoint: Checkpoint, layout: Layout, model_max_tokens: int, **give
     """
     own = checkpoint.settings.model_dump(include=set(ModelSettings.model_fields))
     try:
-        settings = ReadingSettings(**own | {name: value for name, value in given.items() if value is not None})
+        settings = InferenceSettings(**own | {name: value for name, value in given.items() if value is not None})
     except ValidationError as error:
         fault = error.errors()[0]
         raise ConfigError(f"{fault['loc'][0]}={fault['input']!r}: {fault['msg']}") from error

@@ -65,10 +65,10 @@ def spans(
     return [of_one(slice(*bound), found, first) for bound, found in zip(bounds, found_P, strict=True)]
 
 
-def log_normalisers(logits_N: Tensor, num_tokens_P: Sequence[int]) -> np.ndarray:
+def log_normalizers(logits_N: Tensor, num_tokens_P: Sequence[int]) -> np.ndarray:
     """log Σ exp over all tokens of each document, each counted once, [P] in float64.
 
-    Shared normalisation, Clark & Gardner 2018.
+    Shared normalization, Clark & Gardner 2018.
     """
     rows = _rows(num_tokens_P)
     of_rows = []

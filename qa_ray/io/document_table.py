@@ -23,10 +23,10 @@ from qa_ray.io.table_files import (
     fingerprint_of,
     read_footers,
 )
-from qa_ray.schemas import ANSWERS, PART, TOKENISED
+from qa_ray.schemas import ANSWERS, PART, TOKENIZED
 
 # Columns that a run adds to a document's own, on the way to the answers or there.
-RESERVED = {*ANSWERS.names, *PART.names, *TOKENISED.names}
+RESERVED = {*ANSWERS.names, *PART.names, *TOKENIZED.names}
 
 
 SAMPLED_GROUPS = 16
@@ -53,7 +53,7 @@ class RowGroup(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Documents:
+class DocumentTable:
     """A table of documents that passed the checks."""
 
     uri: str
@@ -68,7 +68,7 @@ class Documents:
     fingerprint: str  # sha256 over the files' names, sizes and footers
 
 
-def open_documents(uri: str, columns: Mapping[str, str], keep: Sequence[str] | None = None) -> Documents:
+def open_documents(uri: str, columns: Mapping[str, str], keep: Sequence[str] | None = None) -> DocumentTable:
     """The documents at ``uri``; ``columns`` maps ``document_id`` and ``text`` to the table's own names.
 
     ``keep`` names the other columns to pass through to the answers; None passes all of them.
@@ -100,7 +100,7 @@ def open_documents(uri: str, columns: Mapping[str, str], keep: Sequence[str] | N
         raise InputError(f"documents: {uri!r} has {len(footers)} Parquet files and no row; nothing to answer")
     _check_document_ids(uri, footers, id_column)
     row_groups = [group for footer in footers for group in _row_groups(footer, text_column)]
-    return Documents(
+    return DocumentTable(
         uri=uri,
         paths=tuple(footer.path for footer in footers),
         id_column=id_column,
@@ -114,7 +114,7 @@ def open_documents(uri: str, columns: Mapping[str, str], keep: Sequence[str] | N
     )
 
 
-def sample(documents: Documents, num_documents: int) -> Iterator[tuple[str, pa.Scalar]]:
+def sample(documents: DocumentTable, num_documents: int) -> Iterator[tuple[str, pa.Scalar]]:
     """Ids and texts of about ``num_documents`` documents, evenly spaced in row groups that lie all over the table.
 
     None from row groups with pages too large for the memory of the driver.
@@ -154,12 +154,12 @@ def read_row_groups(uri: str, groups: Sequence[RowGroup], columns: list[str]) ->
             yield pa.record_batch([a.cast(WITHOUT_VIEWS.get(a.type, a.type)) for a in arrays], columns)
 
 
-def document_hashes(documents: Documents) -> np.ndarray:
+def document_hashes(documents: DocumentTable) -> np.ndarray:
     """The hashes of all documents' ids, in the order of the table."""
     return np.concatenate(_hashes_by_file(documents.uri, documents.paths, documents.id_column))
 
 
-def unfinished_row_groups(documents: Documents, finished: np.ndarray) -> list[RowGroup]:
+def unfinished_row_groups(documents: DocumentTable, finished: np.ndarray) -> list[RowGroup]:
     """Those with a document whose id is not among the ``finished`` (hashes, sorted)."""
     if not len(finished):
         return list(documents.row_groups)

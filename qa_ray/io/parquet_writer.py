@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 from qa_ray.io import storage
 
 
-class ParquetFolder:
+class ParquetFolderWriter:
     """A folder of files ``part-00000.parquet``, …; there is none before the first row, and a full one is closed.
 
     ``write`` takes Arrow tables; ``add`` takes single rows (of ``schema``) and gathers them into row groups, a row's

@@ -24,7 +24,7 @@ def hash_ids(ids: pa.Array) -> np.ndarray:
     return pd.util.hash_array(ids.to_numpy(zero_copy_only=False), categorize=False)  # pyright: ignore[reportAttributeAccessIssue]
 
 
-class Questions:
+class QuestionTable:
     """All questions of a job, by document.
 
     ``table`` has the string columns ``document_id`` (null: asked of every document), ``question_id`` and ``question``,
@@ -113,13 +113,13 @@ def _rows(table: pa.Table) -> list[Question]:
     return [Question(*row) for row in zip(*(table[name].to_pylist() for name in columns), strict=True)]
 
 
-def _restore(to_all: list[Question], bound: pa.Table) -> Questions:
-    questions = Questions.__new__(Questions)
+def _restore(to_all: list[Question], bound: pa.Table) -> QuestionTable:
+    questions = QuestionTable.__new__(QuestionTable)
     questions.to_all, questions._bound = to_all, bound
     return questions
 
 
-def open_questions(uri: str, columns: Mapping[str, str]) -> tuple[Questions, str]:
+def open_questions(uri: str, columns: Mapping[str, str]) -> tuple[QuestionTable, str]:
     """The questions at ``uri``, and a fingerprint of their files; with gold answers if ``columns`` names ``answers``.
 
     Without a ``document_id`` column every question is asked of every document.
@@ -137,7 +137,7 @@ def open_questions(uri: str, columns: Mapping[str, str]) -> tuple[Questions, str
         raise InputError(f"questions: {uri!r} has {len(footers)} Parquet files and no row; nothing to ask")
     if "document_id" not in names:
         table = table.append_column("document_id", pa.nulls(table.num_rows, pa.string()))
-    return Questions(table), fingerprint_of(footers)
+    return QuestionTable(table), fingerprint_of(footers)
 
 
 def _questions(uri: str, footer: Footer, names: Mapping[str, str]) -> pa.Table:

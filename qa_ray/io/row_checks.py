@@ -28,7 +28,7 @@ def text_fault(text: str | None) -> str | None:
 
 
 def reject(question_id: str, stage: str, reason: str, detail: str) -> dict[str, Any]:
-    """The fields of records.REJECT."""
+    """The fields of schemas.REJECT."""
     return {"question_id": question_id, "stage": stage, "reason": reason, "detail": detail}
 
 

@@ -22,7 +22,7 @@ from qa_ray.errors import InputError, OutputError
 STREAM_BYTES = 8_000_000
 
 
-def use_s3(
+def configure_s3(
     *,
     endpoint_url: str | None,
     region: str | None,
@@ -70,7 +70,7 @@ def join(uri: str, *names: str) -> str:
     return posixpath.join(uri.rstrip("/") or "/", *names)
 
 
-def full_uri(uri: str) -> str:
+def absolute_uri(uri: str) -> str:
     """``uri`` as any process on the cluster may use it: local paths made absolute."""
     return os.path.abspath(os.path.expanduser(uri.removeprefix("file://"))) if is_local(uri) else uri
 

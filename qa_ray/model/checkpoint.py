@@ -20,7 +20,7 @@ from pydantic import ValidationError
 from transformers.models.auto.modeling_auto import MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES
 
 from qa_ray.errors import ModelError
-from qa_ray.io.storage import explain, full_uri, is_storage_error, open_filesystem
+from qa_ray.io.storage import absolute_uri, explain, is_storage_error, open_filesystem
 from qa_ray.model.settings import ModelSettings
 
 NEEDED_FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
@@ -215,4 +215,4 @@ def _fingerprint(folder: Path) -> str:
 
 def model_anywhere(model: str) -> str:
     """A folder as its absolute path, because workers start elsewhere; other names stay what they are."""
-    return full_uri(model) if model != "default" and Path(model).expanduser().is_dir() else model
+    return absolute_uri(model) if model != "default" and Path(model).expanduser().is_dir() else model

@@ -17,7 +17,7 @@ ROWS_HINT = 2_048  # the layout is chosen for about so many tokens at a time
 FOLDED = {"key_global", "value_global"}
 
 
-class PackedLinear(nn.Module):
+class PrepackedLinear(nn.Module):
     """``linear``, and then GELU if so asked, for inference."""
 
     def __init__(self, linear: nn.Linear, *, gelu: bool = False):
@@ -31,7 +31,7 @@ class PackedLinear(nn.Module):
 
 
 @torch.inference_mode()
-def pack(module: nn.Module) -> None:
+def prepack(module: nn.Module) -> None:
     """Packs the linear layers inside ``module``, which is on a CPU and not to be trained any more.
 
     A processor for which oneDNN does not compute in their type keeps torch's own.
@@ -46,9 +46,9 @@ def pack(module: nn.Module) -> None:
     for child in list(module.modules()):
         # BERT's, RoBERTa's and Longformer's first half of the feed-forward.
         if isinstance(getattr(child, "intermediate_act_fn", None), GELUActivation):
-            child.dense = PackedLinear(cast("nn.Linear", child.dense), gelu=True)
+            child.dense = PrepackedLinear(cast("nn.Linear", child.dense), gelu=True)
             child.intermediate_act_fn = nn.Identity()
         for name, layer in child.named_children():
             is_folded = name in FOLDED and dtype == torch.float32
             if isinstance(layer, nn.Linear) and not is_folded:
-                setattr(child, name, PackedLinear(layer))
+                setattr(child, name, PrepackedLinear(layer))

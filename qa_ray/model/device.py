@@ -13,7 +13,7 @@ def use_threads(num_threads: int) -> None:
     torch.set_num_threads(num_threads)
 
 
-def find_dtype(dtype: str, device: str) -> str:
+def resolve_dtype(dtype: str, device: str) -> str:
     """``auto`` is bfloat16 where the device computes in it (every GPU since 2020), else float32."""
     if dtype != "auto":
         return dtype
@@ -22,7 +22,7 @@ def find_dtype(dtype: str, device: str) -> str:
     return "bfloat16" if has_bfloat16 else "float32"
 
 
-def find_device(device: str) -> str:
+def resolve_device(device: str) -> str:
     """``cuda`` or ``cpu``; ``auto`` takes the GPU if there is one."""
     if device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("runner.device=cuda: no GPU can be seen from here; set runner.device=cpu")

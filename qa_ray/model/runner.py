@@ -18,10 +18,10 @@ from transformers import AutoModelForQuestionAnswering, LongformerForQuestionAns
 from transformers.utils import logging as transformers_logging
 
 from qa_ray.errors import ModelError
-from qa_ray.model.cpu_linear import pack
-from qa_ray.model.device import find_dtype
+from qa_ray.model.cpu_linear import prepack
+from qa_ray.model.device import resolve_dtype
 from qa_ray.model.longformer.model import LongformerQA
-from qa_ray.model.transformers_backend import PaddedQA
+from qa_ray.model.transformers_backend import TransformersBackend
 from qa_ray.process import Stopwatch
 
 Forward = Literal["auto", "transformers"]
@@ -54,22 +54,28 @@ class Model:
         transformers_logging.disable_progress_bar()
         self.device = torch.device(device)
         self.batch_tokens = batch_tokens or BATCH_TOKENS[self.device.type]
-        model: Any = load(folder, getattr(torch, find_dtype(dtype, device))).eval().to(self.device)
+        model: Any = load(folder, getattr(torch, resolve_dtype(dtype, device))).eval().to(self.device)
         if self.device.type == "cpu" and forward == "auto":
-            pack(model.base_model)
+            prepack(model.base_model)
         # In float32: rounded to bfloat16, many of a window's logits would be equal.
         model.qa_outputs.float().register_forward_pre_hook(lambda _, inputs: (inputs[0].float(),))
-        self._model = end_to_end(model, document_type_id) if forward == "auto" else PaddedQA(model, document_type_id)
+        self._model = (
+            build_backend(model, document_type_id)
+            if forward == "auto"
+            else TransformersBackend(model, document_type_id)
+        )
 
     @torch.inference_mode()
-    def __call__(self, ids_N: np.ndarray, length_B: np.ndarray, before_middle_B: np.ndarray) -> tuple[Tensor, Tensor]:
+    def __call__(
+        self, ids_N: np.ndarray, length_B: np.ndarray, num_prefix_tokens_B: np.ndarray
+    ) -> tuple[Tensor, Tensor]:
         """Start and end logits [N] in float32, of windows that lie end to end.
 
-        Window b has ``length_B[b]`` tokens, of which the first ``before_middle_B[b]`` (the first special token and the
-        question) attend globally where the family does that.
+        Window b has ``length_B[b]`` tokens. The first ``num_prefix_tokens_B[b]`` of them (the first special token and
+        the question) attend globally where the family does that.
         """
-        lengths = length_B.tolist(), before_middle_B.tolist()
-        if isinstance(self._model, PaddedQA):
+        lengths = length_B.tolist(), num_prefix_tokens_B.tolist()
+        if isinstance(self._model, TransformersBackend):
             return self._model(self._tensor(ids_N), *lengths)
         padded_N = np.append(ids_N, np.zeros(self.num_computed(length_B) - len(ids_N), ids_N.dtype))
         start_N, end_N = self._model(self._tensor(padded_N), *lengths)
@@ -77,7 +83,7 @@ class Model:
 
     def num_computed(self, length_B: np.ndarray) -> int:
         """How many tokens a batch of windows of these lengths has with its padding."""
-        if isinstance(self._model, PaddedQA):
+        if isinstance(self._model, TransformersBackend):
             return len(length_B) * self._model.padded_length(length_B.tolist())
         return -(-int(length_B.sum()) // ROUND_BATCH) * ROUND_BATCH
 
@@ -86,11 +92,11 @@ class Model:
         return torch.from_numpy(array).to(self.device, torch.long, non_blocking=True)
 
 
-def end_to_end(model: nn.Module, document_type_id: int) -> LongformerQA | PaddedQA:
+def build_backend(model: nn.Module, document_type_id: int) -> LongformerQA | TransformersBackend:
     """The model of transformers for windows that lie end to end, with a forward pass of our own for Longformer."""
     if isinstance(model, LongformerForQuestionAnswering):
         return LongformerQA.from_transformers(model)
-    return PaddedQA(model, document_type_id)
+    return TransformersBackend(model, document_type_id)
 
 
 def load(folder: str, dtype: torch.dtype, *, needs_head: bool = True, **config: Any) -> nn.Module:

@@ -6,14 +6,14 @@ Special tokens that occur literally in text (``</s>``, ``[SEP]``, ``<mask>``) ar
 from functools import lru_cache
 
 import numpy as np
-from tokenizers import Tokenizer
+import tokenizers
 from transformers import AutoTokenizer
 
 from qa_ray.errors import ModelError
 from qa_ray.schemas import Layout, Tokens
 
 
-class Tokeniser:
+class Tokenizer:
     """The tokenizer of a checkpoint folder, without padding or truncation."""
 
     def __init__(self, folder: str):
@@ -30,7 +30,7 @@ class Tokeniser:
                 f"model {folder!r}: {type(self._pretrained).__name__} gives no character offsets; "
                 "save a fast tokenizer (tokenizer.json) beside the weights"
             )
-        self._backend: Tokenizer = self._pretrained.backend_tokenizer
+        self._backend: tokenizers.Tokenizer = self._pretrained.backend_tokenizer
         self._backend.no_truncation()
         self._backend.no_padding()
         self._backend.encode_special_tokens = True
@@ -43,7 +43,7 @@ class Tokeniser:
         return Tokens(np.array(encoding.ids, dtype=np.int32), offsets_T2[:, 0].copy(), offsets_T2[:, 1].copy())
 
     def question(self, text: str) -> np.ndarray:
-        """The token ids of a question; the same question asked of many documents is tokenised once."""
+        """The token ids of a question; the same question asked of many documents is tokenized once."""
         return self._question(text)
 
     def layout(self) -> Layout:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 ROUND_WINDOW = 16
 
 
-class PaddedQA(nn.Module):
+class TransformersBackend(nn.Module):
     """Start and end logits of windows that lie end to end, by any model that AutoModelForQuestionAnswering loads.
 
     ``document_type_id`` is the token type of a window's document.
@@ -36,25 +36,27 @@ class PaddedQA(nn.Module):
         self._takes_global_attention = "global_attention_mask" in takes
 
     def forward(
-        self, input_ids_N: Tensor, lengths_B: Sequence[int], before_middle_B: Sequence[int]
+        self, input_ids_N: Tensor, lengths_B: Sequence[int], num_prefix_tokens_B: Sequence[int]
     ) -> tuple[Tensor, Tensor]:
         """start_logits_N and end_logits_N, float32.
 
-        Window b has lengths_B[b] tokens; the first before_middle_B[b] are the first special token and the question,
+        Window b has lengths_B[b] tokens; the first num_prefix_tokens_B[b] are the first special token and the question,
         which attend globally where the family does that.
         """
         device = input_ids_N.device
-        lengths_B1, before_middle_B1 = (torch.tensor(of, device=device)[:, None] for of in (lengths_B, before_middle_B))
+        lengths_B1, num_prefix_tokens_B1 = (
+            torch.tensor(of, device=device)[:, None] for of in (lengths_B, num_prefix_tokens_B)
+        )
         position_L = torch.arange(self.padded_length(lengths_B), device=device)
         real_BL = position_L < lengths_B1
         ids_BL = torch.full(real_BL.shape, self._pad_id, device=device)
         ids_BL[real_BL] = input_ids_N
         inputs = {"input_ids": ids_BL, "attention_mask": real_BL.long()}
         if self._takes_global_attention:
-            inputs["global_attention_mask"] = (position_L < before_middle_B1).long()
+            inputs["global_attention_mask"] = (position_L < num_prefix_tokens_B1).long()
         if self._takes_token_types:
             # The first separator still belongs to the question's segment.
-            inputs["token_type_ids"] = ((position_L > before_middle_B1) & real_BL) * self.document_type_id
+            inputs["token_type_ids"] = ((position_L > num_prefix_tokens_B1) & real_BL) * self.document_type_id
         output = self.model(**inputs)
         return output.start_logits[real_BL].float(), output.end_logits[real_BL].float()
 

@@ -2,7 +2,7 @@
 
     OUTPUT/
       _run/identity.json     what this run is: inputs, model, settings; another one is refused
-      _run/claims/           which live run may write (claims)
+      _run/leases/           which live run may write (claims)
       _run/parts/            one row per document, written by the run's actors (parts)
       answers/*.parquet      one row per (document, question)
       rejects/*.parquet      what could not be answered, and why (absent if all could)
@@ -20,13 +20,13 @@ from typing import Any
 
 from qa_ray.errors import OutputError
 from qa_ray.io.storage import is_local, join, open_filesystem, read_text, remove_folder, write_text, writing
-from qa_ray.output.lease import Claim
+from qa_ray.output.lease import Lease
 
-OURS = {"_run", "_SUCCESS", "answers", "rejects", "manifest.json", "run.json", "run.log", "model", "tensorboard"}
+KNOWN_NAMES = {"_run", "_SUCCESS", "answers", "rejects", "manifest.json", "run.json", "run.log", "model", "tensorboard"}
 
 
 @dataclass
-class Output:
+class OutputFolder:
     """An output folder; with a ``claim``, this run alone may write there."""
 
     uri: str
@@ -34,20 +34,20 @@ class Output:
     finished: bool
     resumed: bool
     has_leftovers: bool  # finished, and yet something of a run is there
-    claim: Claim | None = field(default=None, repr=False)
+    lease: Lease | None = field(default=None, repr=False)
 
-    def __enter__(self) -> "Output":
+    def __enter__(self) -> "OutputFolder":
         return self
 
     def __exit__(self, *error: object) -> None:
-        if self.claim and self.claim.lost:
+        if self.lease and self.lease.lost:
             self.check()  # says why this run was interrupted
         self.release()
 
     def release(self) -> None:
         """Lets another run have the folder."""
-        if self.claim:
-            self.claim.release()
+        if self.lease:
+            self.lease.release()
 
     def end(self) -> None:
         """Releases the folder of a finished run, and removes what only a run needs."""
@@ -56,8 +56,8 @@ class Output:
 
     def check(self) -> None:
         """Raises an OutputError if this run may write no longer."""
-        if self.claim:
-            self.claim.check()
+        if self.lease:
+            self.lease.check()
 
     @property
     def parts(self) -> str:
@@ -69,7 +69,7 @@ class Output:
         return json.loads(read_text(join(self.uri, "manifest.json")) or "{}")
 
 
-def look(uri: str, identity: dict[str, Any]) -> Output:
+def inspect_output(uri: str, identity: dict[str, Any]) -> OutputFolder:
     """What stands at ``uri``, changing nothing.
 
     Raises:
@@ -83,7 +83,7 @@ def look(uri: str, identity: dict[str, Any]) -> Output:
     names = {posixpath.basename(str(name)) for name in found}
     if filesystem.isfile(path):
         raise OutputError(f"output: {uri!r} is a file; give a folder with output=…")
-    if strangers := sorted(names - OURS):
+    if strangers := sorted(names - KNOWN_NAMES):
         raise OutputError(
             f"output: {uri!r} holds {strangers[0]!r}, which no run wrote; give an empty or new folder with output=…"
         )
@@ -101,10 +101,12 @@ def look(uri: str, identity: dict[str, Any]) -> Output:
             f"output: {uri!r} holds another run, which differs in {'; '.join(differences)}; "
             "give a new folder with output=… or remove this one"
         )
-    return Output(uri, identity, finished, bool(earlier) and not finished, has_leftovers=finished and "_run" in names)
+    return OutputFolder(
+        uri, identity, finished, bool(earlier) and not finished, has_leftovers=finished and "_run" in names
+    )
 
 
-def claim(uri: str, identity: dict[str, Any], *, retry: bool = False) -> Output:
+def acquire_output(uri: str, identity: dict[str, Any], *, retry: bool = False) -> OutputFolder:
     """The output folder ``uri`` for this run: new, to be resumed, or finished already. A live run's stays its own.
 
     A finished one is claimed only to ``retry`` its rejects, or to tidy up behind a run that was killed at its very end.
@@ -112,26 +114,26 @@ def claim(uri: str, identity: dict[str, Any], *, retry: bool = False) -> Output:
     Raises:
         OutputError: as ``look``; not writable; or a live run holds it.
     """
-    output = look(uri, identity)
+    output = inspect_output(uri, identity)
     if output.finished and not retry:
         with suppress(OutputError):  # who may only read the results may leave it there, and so may a live retry
             if output.has_leftovers:
-                replace(output, claim=Claim(uri)).end()
+                replace(output, lease=Lease(uri)).end()
         return output
-    claim = Claim(uri)
+    lease = Lease(uri)
     try:
-        output = look(uri, identity)  # once more, now that no other run changes it
+        output = inspect_output(uri, identity)  # once more, now that no other run changes it
         if output.finished and not retry:
-            replace(output, claim=claim).end()
+            replace(output, lease=lease).end()
             return output
         run = identity | ({"retry": len(output.manifest().get("retries", []))} if output.finished else {})
         if _read_json(join(uri, "_run", "identity.json")) != run:
             remove_folder(join(uri, "_run", "parts"))
             write_text(join(uri, "_run", "identity.json"), json.dumps(run, indent=2, ensure_ascii=False))
     except BaseException:
-        claim.release()
+        lease.release()
         raise
-    return replace(output, claim=claim)
+    return replace(output, lease=lease)
 
 
 def _read_json(uri: str) -> dict[str, Any]:

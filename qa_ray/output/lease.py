@@ -1,7 +1,7 @@
 """One live run to an output: a claim that only one can create, a sign of life while it runs, and taking over.
 
-    OUTPUT/_run/claims/000001.json    who wrote it: a token, the machine, the process
-    OUTPUT/_run/claims/000001.beat    rewritten every BEAT_SECONDS while the run lives
+    OUTPUT/_run/leases/000001.json    who wrote it: a token, the machine, the process
+    OUTPUT/_run/leases/000001.beat    rewritten every BEAT_SECONDS while the run lives
 
 A claim is created by a write that fails if the file is there (O_EXCL on a disk, If-None-Match on S3); a dead run's is
 taken over by creating the next number. The highest number holds the output. Dead is a process that is gone from this
@@ -25,12 +25,12 @@ from qa_ray.errors import OutputError
 from qa_ray.io.storage import create_text, join, list_names, read_text, remove_file, write_text
 from qa_ray.log import LOG
 
-BEAT_SECONDS = 5.0
+HEARTBEAT_SECONDS = 5.0
 WATCH_SECONDS = 20.0
 
 
 @dataclass(frozen=True)
-class Owner:
+class LeaseHolder:
     """Who holds an output."""
 
     token: str
@@ -50,7 +50,7 @@ class Owner:
         return False
 
 
-class Claim:
+class Lease:
     """The right to write to one output, held until released.
 
     Raises:
@@ -58,8 +58,8 @@ class Claim:
     """
 
     def __init__(self, output: str):
-        self.folder = join(output, "_run", "claims")
-        self.owner = Owner(uuid.uuid4().hex, _machine(), os.getpid())
+        self.folder = join(output, "_run", "leases")
+        self.owner = LeaseHolder(uuid.uuid4().hex, _machine(), os.getpid())
         self.lost = False
         self._output = output
         self._ended = threading.Event()
@@ -70,7 +70,7 @@ class Claim:
     def release(self) -> None:
         """Lets another run have the output."""
         self._ended.set()
-        self._beats.join(timeout=2 * BEAT_SECONDS)
+        self._beats.join(timeout=2 * HEARTBEAT_SECONDS)
         if not self.lost:
             with suppress(OutputError):  # a later run finds that this one is gone
                 remove_file(self._path("beat"))
@@ -102,7 +102,7 @@ class Claim:
         LOG.warning("waiting for a sign of life from the run that holds the output (%s)", who)
         deadline = time.monotonic() + WATCH_SECONDS
         while time.monotonic() < deadline:
-            time.sleep(min(0.2, BEAT_SECONDS))
+            time.sleep(min(0.2, HEARTBEAT_SECONDS))
             if self._newest() != number or read_text(self._path("json", number)) is None:
                 return False
             if self._last_beat(number) != beat:
@@ -116,7 +116,7 @@ class Claim:
         for beat in itertools.count():
             with suppress(OutputError):  # no sign of life is no reason to end
                 write_text(self._path("beat"), f"{self.owner.token} {beat}")
-            if self._ended.wait(BEAT_SECONDS):
+            if self._ended.wait(HEARTBEAT_SECONDS):
                 return
             with suppress(OSError):
                 if self._newest() != self._number:
@@ -132,10 +132,10 @@ class Claim:
         numbers = [name.removesuffix(".json") for name in list_names(self.folder) if name.endswith(".json")]
         return max(map(int, numbers), default=0)
 
-    def _owner(self, number: int) -> Owner | None:
+    def _owner(self, number: int) -> LeaseHolder | None:
         try:
             fields: Any = json.loads(read_text(self._path("json", number)) or "")
-            return Owner(**fields)
+            return LeaseHolder(**fields)
         except (ValueError, TypeError):  # it is being written, or was not written to its end
             return None
 

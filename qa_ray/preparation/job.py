@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from qa_ray.errors import InputError, OutputError
 from qa_ray.io import storage
-from qa_ray.io.parquet_writer import ParquetFolder
+from qa_ray.io.parquet_writer import ParquetFolderWriter
 from qa_ray.preparation.question_rows import Fault, Row, invalid_unicode
 from qa_ray.preparation.sources import Found, Source, open_source
 from qa_ray.schemas import DOCUMENTS, QUESTIONS, REJECTS
@@ -85,7 +85,7 @@ def prepare(
         if not counts["documents"]:
             rejects = f"{counts['rejects']} rows would be rejects" if counts["rejects"] else "it is empty"
             raise InputError(f"source {source!r} has no usable document ({rejects}); give another source or layout")
-        paths = {name: storage.full_uri(storage.join(output, name)) for name in TABLES if counts[name]}
+        paths = {name: storage.absolute_uri(storage.join(output, name)) for name in TABLES if counts[name]}
         prepared = Prepared(layout=taken, **counts, paths=paths)
         _publish(output, staged, earlier, prepared)
     finally:
@@ -101,7 +101,7 @@ def _write(source: Source, folder: str) -> Counter[str]:
     extra = {"documents": source.document_fields, "questions": source.question_fields}
     counts = Counter({"gold_answers": 0, "unanswerable": 0, "misplaced_answers": 0, **dict.fromkeys(TABLES, 0)})
     tables = {
-        name: ParquetFolder(
+        name: ParquetFolderWriter(
             storage.join(folder, name),
             pa.schema([*schema, *extra.get(name, [])]),
             max_group_rows=GROUP_ROWS[name],

@@ -1,4 +1,4 @@
-"""Questions as people's sources have them -> rows of records.QUESTIONS, or an InputError naming the place."""
+"""Questions as people's sources have them -> rows of schemas.QUESTIONS, or an InputError naming the place."""
 
 import json
 import posixpath
@@ -63,7 +63,7 @@ def _extra_fields(rows: list[Row], uri: str) -> list[pa.Field]:
 
 
 def question_row(record: Row, number: int, place: str) -> Row:
-    """The record's question as records.QUESTIONS has it."""
+    """The record's question as schemas.QUESTIONS has it."""
     text = value_of(record, "question", place, str, type(None))
     question_id, document_id = record.get("question_id"), record.get("document_id")
     return {

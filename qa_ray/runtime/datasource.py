@@ -15,8 +15,8 @@ from ray.data import DataContext, Datasource
 from ray.data.block import BlockMetadata
 from ray.data.datasource import ReadTask
 
-from qa_ray.io.document_table import Documents, RowGroup, read_row_groups
-from qa_ray.io.storage import use_s3
+from qa_ray.io.document_table import DocumentTable, RowGroup, read_row_groups
+from qa_ray.io.storage import configure_s3
 
 # Small row groups are read together, up to so many.
 TASK_BYTES, TASK_ROWS, TASK_GROUPS = 16_000_000, 16_384, 128
@@ -24,9 +24,12 @@ READ_THREADS = 8  # opening a file of an object store is mostly waiting
 
 
 class Scan(Datasource):
-    """The ids, texts and passed-through columns of the documents in these row groups; ``storage`` is for use_s3."""
+    """The ids, texts and passed-through columns of the documents in these row groups.
 
-    def __init__(self, documents: Documents, row_groups: Sequence[RowGroup], storage: dict[str, Any]):
+    ``storage`` holds the arguments of configure_s3.
+    """
+
+    def __init__(self, documents: DocumentTable, row_groups: Sequence[RowGroup], storage: dict[str, Any]):
         super().__init__()
         self._documents, self._storage = documents, storage
         # Where documents are long, as far as footers tell, first: the last minutes are not one actor's alone.
@@ -81,7 +84,7 @@ def _how_long(row_groups: Sequence[RowGroup]) -> int:
 
 
 def _read(uri: str, row_groups: list[RowGroup], columns: list[str], storage: dict[str, Any]) -> Iterator[pa.Table]:
-    use_s3(**storage)
+    configure_s3(**storage)
     files = [list(groups) for _, groups in groupby(row_groups, key=lambda group: group.path)]
     if len(files) == 1:
         for batch in read_row_groups(uri, files[0], columns):

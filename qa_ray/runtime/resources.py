@@ -13,9 +13,9 @@ from ray.autoscaler.sdk import request_resources
 from qa_ray.config import AnswerConfig, RunnerSettings
 from qa_ray.errors import ConfigError
 from qa_ray.log import LOG
-from qa_ray.model.device import find_dtype
+from qa_ray.model.device import resolve_dtype
 
-# Beside its actors a run needs one CPU each to read and to tokenise.
+# Beside its actors a run needs one CPU each to read and to tokenize.
 SPARE_CPUS = 2
 
 
@@ -29,7 +29,7 @@ WINDOWS_PER_ACTOR = 200
 WAIT_STEP_SECONDS = 2
 
 
-TOKENISERS_PER_ACTOR = {"cpu": 0.1, "cuda": 4}
+TOKENIZERS_PER_ACTOR = {"cpu": 0.1, "cuda": 4}
 
 
 @dataclass(frozen=True)
@@ -45,9 +45,9 @@ class Resources:
     resources_per_actor: dict[str, float]
 
     @property
-    def max_tokenisers(self) -> int:
-        """How many CPU workers tokenise, if the cluster has CPUs for them."""
-        return max(1, round(self.max_actors * TOKENISERS_PER_ACTOR[self.device]))
+    def max_tokenizers(self) -> int:
+        """How many CPU workers tokenize, if the cluster has CPUs for them."""
+        return max(1, round(self.max_actors * TOKENIZERS_PER_ACTOR[self.device]))
 
 
 def find_resources(config: AnswerConfig, num_windows: int, *, waits: bool = False) -> Resources:
@@ -114,7 +114,7 @@ def share(runner: RunnerSettings, nodes: Sequence[Mapping[str, float]], num_wind
     cpus_per_actor = runner.cpus_per_actor or (1 if device == "cuda" else max(1, free_cpus // most))
     if free_cpus < (needed := fewest * cpus_per_actor):
         raise ConfigError(
-            f"runner: {fewest} actors of {cpus_per_actor} CPUs and {SPARE_CPUS} to read and tokenise "
+            f"runner: {fewest} actors of {cpus_per_actor} CPUs and {SPARE_CPUS} to read and tokenize "
             f"need {needed + SPARE_CPUS} CPUs, and Ray has {cpus}, {max(0, free_cpus)} for actors{where}; set "
             "fewer runner.actors or runner.cpus_per_actor, or add nodes"
         )
@@ -123,7 +123,7 @@ def share(runner: RunnerSettings, nodes: Sequence[Mapping[str, float]], num_wind
             f"runner: {fewest} actors of {gpus_per_actor} GPUs need {fewest * gpus_per_actor}, and Ray has "
             f"{able['GPU']:g}{where}; set fewer runner.actors or a smaller runner.gpus_per_actor"
         )
-    dtype = find_dtype(runner.dtype, device)
+    dtype = resolve_dtype(runner.dtype, device)
     return Resources(device, dtype, fewest, most, cpus_per_actor, gpus_per_actor, wanted)
 
 

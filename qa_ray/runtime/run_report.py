@@ -48,7 +48,7 @@ def reported(uri: str, poll: Callable[[], Counts], resources: Mapping[str, Any])
                 "tokens": counts.tokens,
                 "answers": counts.answers,
                 "rejects_by_reason": dict(counts.rejects),
-                "memory_retreats": counts.memory_retreats,
+                "oom_retries": counts.oom_retries,
                 "seconds_by_stage": {stage: round(seconds, 2) for stage, seconds in counts.seconds.items()},
                 "busy_share": counts.busy_share,
                 **measured(counts, resources),

@@ -22,7 +22,7 @@ COUNTERS = {
     "answers": "questions answered, null answers included",
     "rejects": "questions set aside",
     "seconds": "time that actors worked",
-    "memory_retreats": "batches that did not fit into memory and were halved",
+    "oom_retries": "batches that did not fit into memory and were halved",
 }
 LABELS = {"rejects": ("reason",), "seconds": ("stage", "worker")}
 
@@ -32,7 +32,7 @@ class Counts:
     """The documents that are done, what the actors did in this run, and the most memory one of them ever held."""
 
     documents: int = 0
-    documents_waiting: int = 0  # tokenised, and not answered yet
+    documents_waiting: int = 0  # tokenized, and not answered yet
     windows: int = 0
     tokens: int = 0
     computed_tokens: int = 0  # with padding
@@ -40,7 +40,7 @@ class Counts:
     rejects: Counter[str] = field(default_factory=Counter)  # by reason
     seconds: dict[str, float] = field(default_factory=dict)  # of all actors, by stage
     busy_share: dict[str, float] = field(default_factory=dict)  # of each actor's time since its start
-    memory_retreats: int = 0  # how often an actor halved its batches, as they did not fit into memory
+    oom_retries: int = 0  # how often an actor halved its batches, as they did not fit into memory
     batch_tokens: int = 0  # the fewest that an actor takes at a time
     peak_actor_bytes: int = 0
     timed_windows: int = 0  # all but those of the first batch
@@ -65,7 +65,7 @@ class _Worker:
     busy_seconds: float = 0.0
 
 
-class Tally:
+class RunStats:
     """The actor that counts what all others do; the driver asks it, and an actor asks it whether to go on."""
 
     def __init__(self, finished_documents: int, num_pairs: int, max_rejected_fraction: float):
@@ -76,7 +76,7 @@ class Tally:
         self._first_batch_at: float | None = None
         self._metrics = _Metrics()
 
-    def enlist(self, kind: str) -> str:
+    def register(self, kind: str) -> str:
         """A name for a new actor of this kind."""
         name = f"{kind}-{1 + sum(name.startswith(f'{kind}-') for name in self._workers)}"
         self._workers[name] = _Worker(time.monotonic())
@@ -89,7 +89,7 @@ class Tally:
         counts.tokens += size.num_tokens
         counts.computed_tokens += size.num_computed
         counts.batch_tokens = min(counts.batch_tokens or size.batch_tokens, size.batch_tokens)
-        counts.memory_retreats += size.retreats
+        counts.oom_retries += size.oom_retries
         if self._first_batch_at is None:
             self._first_batch_at = time.monotonic()
         else:
@@ -98,9 +98,9 @@ class Tally:
         self._metrics.add("windows", size.num_windows)
         self._metrics.add("tokens", size.num_tokens)
         self._metrics.add("computed_tokens", size.num_computed)
-        self._metrics.add("memory_retreats", size.retreats)
+        self._metrics.add("oom_retries", size.oom_retries)
 
-    def add_tokenised(self, worker: str, documents: int, seconds: Mapping[str, float]) -> None:
+    def add_tokenized(self, worker: str, documents: int, seconds: Mapping[str, float]) -> None:
         """Notes a block that waits for the model."""
         self._counts.documents_waiting += documents
         self._metrics.documents_waiting.set(self._counts.documents_waiting)
@@ -115,10 +115,10 @@ class Tally:
         seconds: Mapping[str, float],
         peak_bytes: int,
     ) -> None:
-        """Notes a finished block; ``rejects`` have the fields of records.REJECT, ``seconds`` are by stage."""
+        """Notes a finished block; ``rejects`` have the fields of schemas.REJECT, ``seconds`` are by stage."""
         counts = self._counts
         counts.documents += documents
-        # A block that is read again after a death was tokenised once.
+        # A block that is read again after a death was tokenized once.
         counts.documents_waiting = max(0, counts.documents_waiting - documents)
         counts.answers += answers
         counts.peak_actor_bytes = max(counts.peak_actor_bytes, peak_bytes)
@@ -141,7 +141,7 @@ class Tally:
         }
         return self._counts
 
-    def verdict(self) -> str | None:
+    def abort_reason(self) -> str | None:
         """Why the job should end now: there are more rejects already than it may have when all is done."""
         num_rejects = self._counts.rejects.total()
         if num_rejects <= self._limit * self._num_pairs:
@@ -167,7 +167,7 @@ class _Metrics:
         self._counters = {
             name: metrics.Counter(f"qa_{name}", description, LABELS.get(name)) for name, description in COUNTERS.items()
         }
-        self.documents_waiting = metrics.Gauge("qa_documents_waiting", "documents tokenised and not answered yet")
+        self.documents_waiting = metrics.Gauge("qa_documents_waiting", "documents tokenized and not answered yet")
 
     def add(self, name: str, value: float, **labels: str) -> None:
         if value:

@@ -74,7 +74,7 @@ def warn_if_open(dashboard: str, environment: Mapping[str, str]) -> None:
 
 def _start() -> None:
     _check_scratch(os.environ.get("RAY_TMPDIR") or "/tmp")  # Ray's own choice
-    # Reading and tokenising are light: they share the cores with the actors and take none away.
+    # Reading and tokenizing are light: they share the cores with the actors and take none away.
     start_ray(num_cores() + SPARE_CPUS)
 
 

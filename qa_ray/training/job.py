@@ -3,15 +3,15 @@
 The data's way:
 
     Scan                  the documents, in read tasks                                       inputs, scan
-    LabelDocuments        CPU actors: attach questions, check, tokenise, find the gold       labels, labelling
-    train_worker          Ray Train: every epoch learnt, then answered by the answer path    examples, losses, trainee,
+    LabelDocuments        CPU actors: attach questions, check, tokenize, find the gold       labels, labeling
+    train_worker          Ray Train: every epoch learned, then answered by the answer path    examples, losses, trainee,
                                                                                              validation, finetuning
     finish                the best epoch's model -> OUTPUT/model, rejects, manifest, _SUCCESS
 
 and what comes of it:
 
     OUTPUT/model/         a folder that transformers and the answer job load, with qa_ray.json
-    OUTPUT/rejects/       questions that nothing could be learnt from, and why
+    OUTPUT/rejects/       questions that nothing could be learned from, and why
     OUTPUT/tensorboard/   what was measured on the way
     OUTPUT/manifest.json  counts, settings, every epoch's scores
 """
@@ -33,36 +33,36 @@ from ray.train.torch import TorchTrainer
 
 from qa_ray.config import FinetuneConfig
 from qa_ray.errors import ConfigError, InputError, JobError, OutputError, QaRayError
-from qa_ray.io.document_table import Documents
-from qa_ray.io.parquet_writer import ParquetFolder
-from qa_ray.io.question_table import Questions
+from qa_ray.io.document_table import DocumentTable
+from qa_ray.io.parquet_writer import ParquetFolderWriter
+from qa_ray.io.question_table import QuestionTable
 from qa_ray.io.row_checks import unknown_document
 from qa_ray.io.storage import (
+    configure_s3,
     create_text,
     join,
     open_filesystem,
     read_text,
     remove_folder,
     upload_folder,
-    use_s3,
     write_text,
 )
 from qa_ray.log import LOG, logged_to
 from qa_ray.model.checkpoint import SETTINGS_FILE
-from qa_ray.output.folder import Output, claim
+from qa_ray.output.folder import OutputFolder, acquire_output
 from qa_ray.runtime.datasource import Scan
 from qa_ray.runtime.resources import SPARE_CPUS
 from qa_ray.runtime.session import beside_driver, ray_started
 from qa_ray.schemas import REJECT, REJECTS
 from qa_ray.training.label_stage import LabelDocuments, LabelSettings, held_out, learnable
 from qa_ray.training.plan import FinetunePlan, make_plan
-from qa_ray.training.progress import Learning, shown_learning
-from qa_ray.training.trainer import LearningSettings
+from qa_ray.training.progress import TrainingProgress, shown_learning
+from qa_ray.training.trainer import OptimizerSettings
 from qa_ray.training.worker import MODEL, PROGRESS, TrainingJob, train_worker
 
 
 @dataclass
-class Labelled:
+class Labeled:
     """The data, ready to learn from."""
 
     train: Dataset
@@ -78,19 +78,19 @@ def finetune(config: FinetuneConfig) -> dict[str, Any]:
         UserError: something in config, data, model or output must be mended first.
         JobError: training failed; start it again to go on from its last checkpoint.
     """
-    use_s3(**config.storage.model_dump())
+    configure_s3(**config.storage.model_dump())
     plan = make_plan(config)
-    with claim(plan.output, plan.identity) as output:
+    with acquire_output(plan.output, plan.identity) as output:
         if output.finished:
             return output.manifest()
         with logged_to(join(plan.output, "run.log")), ray_started():
-            labelled = label(plan, output)
-            best, epochs = learn(plan, output, labelled)
-            return finish(plan, output, labelled, best, epochs)
+            labeled = label(plan, output)
+            best, epochs = learn(plan, output, labeled)
+            return finish(plan, output, labeled, best, epochs)
 
 
-def label(plan: FinetunePlan, output: Output) -> Labelled:
-    """Tokenises and labels all documents; what cannot be learnt from goes to the rejects.
+def label(plan: FinetunePlan, output: OutputFolder) -> Labeled:
+    """Tokenizes and labels all documents; what cannot be learned from goes to the rejects.
 
     Raises:
         InputError: nothing to learn from, or nothing to validate with.
@@ -98,16 +98,16 @@ def label(plan: FinetunePlan, output: Output) -> Labelled:
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.max_consecutive_actor_init_deaths = 3
-    held = plan.config.validation.held_out if plan.config.training.epochs else 1.0  # nothing learnt: all is to measure
+    held = plan.config.validation.held_out if plan.config.training.epochs else 1.0  # nothing learned: all is to measure
     held = 0.0 if plan.validation else held
-    learned = _labelled(plan, *plan.learned, held)
-    validation = _labelled(plan, *plan.validation, 1.0) if plan.validation else learned
-    found = Labelled(
+    learned = _labeled(plan, *plan.learned, held)
+    validation = _labeled(plan, *plan.validation, 1.0) if plan.validation else learned
+    found = Labeled(
         train=_selected(learned, learnable),
         validation=_selected(validation, held_out),
     )
     remove_folder(join(output.uri, "rejects"))
-    rejects = ParquetFolder(join(output.uri, "rejects"), REJECTS, max_group_rows=10_000)
+    rejects = ParquetFolderWriter(join(output.uri, "rejects"), REJECTS, max_group_rows=10_000)
     with closing(rejects):
         _count(learned, plan.learned[1], found, rejects)
         if plan.validation:
@@ -129,7 +129,7 @@ def label(plan: FinetunePlan, output: Output) -> Labelled:
     return found
 
 
-def _labelled(plan: FinetunePlan, documents: Documents, questions: Questions, share: float) -> Dataset:
+def _labeled(plan: FinetunePlan, documents: DocumentTable, questions: QuestionTable, share: float) -> Dataset:
     config = plan.config
     settings = LabelSettings(
         storage=config.storage.model_dump(),
@@ -157,12 +157,12 @@ def _labelled(plan: FinetunePlan, documents: Documents, questions: Questions, sh
     )
 
 
-def _selected(labelled: Dataset, select: Any) -> Dataset:
-    return labelled.map_batches(select, batch_format="pyarrow", batch_size=None, num_cpus=1).materialize()
+def _selected(labeled: Dataset, select: Any) -> Dataset:
+    return labeled.map_batches(select, batch_format="pyarrow", batch_size=None, num_cpus=1).materialize()
 
 
-def _count(dataset: Dataset, questions: Questions, found: Labelled, rejects: ParquetFolder) -> None:
-    """Counts what can be learnt from, and writes the rejects; every question is among one of them."""
+def _count(dataset: Dataset, questions: QuestionTable, found: Labeled, rejects: ParquetFolderWriter) -> None:
+    """Counts what can be learned from, and writes the rejects; every question is among one of them."""
     reached = np.zeros(questions.num_bound, dtype=bool)
     columns = ["document_id", "is_held_out", "questions", "rejects", "found"]
     counts: Counter[str] = Counter()
@@ -186,7 +186,7 @@ def _count(dataset: Dataset, questions: Questions, found: Labelled, rejects: Par
         found.counts[key] = found.counts.get(key, 0) + count
 
 
-def learn(plan: FinetunePlan, output: Output, labelled: Labelled) -> tuple[Any, list[dict[str, Any]]]:
+def learn(plan: FinetunePlan, output: OutputFolder, labeled: Labeled) -> tuple[Any, list[dict[str, Any]]]:
     """Runs Ray Train; returns the best epoch's checkpoint and what every epoch was worth.
 
     Raises:
@@ -214,7 +214,9 @@ def learn(plan: FinetunePlan, output: Output, labelled: Labelled) -> tuple[Any, 
         max_tokens=plan.settings.max_tokens,
         overlap_tokens=plan.settings.overlap_tokens,
         max_question_tokens=plan.settings.max_question_tokens,
-        learning=LearningSettings(**{name: getattr(training, name) for name in LearningSettings.__dataclass_fields__}),
+        learning=OptimizerSettings(
+            **{name: getattr(training, name) for name in OptimizerSettings.__dataclass_fields__}
+        ),
         window_tokens=plan.window_tokens,
         positives=training.positives,
         negatives=training.negatives,
@@ -228,11 +230,11 @@ def learn(plan: FinetunePlan, output: Output, labelled: Labelled) -> tuple[Any, 
         tensorboard=join(plan.output, "tensorboard"),
         num_threads=cpus,
     )
-    learning = beside_driver(Learning).remote(training.epochs)
+    learning = beside_driver(TrainingProgress).remote(training.epochs)
     trainer = TorchTrainer(
         train_worker,
         train_loop_config={"job": job, "learning": learning},
-        datasets={"train": labelled.train, "validation": labelled.validation},
+        datasets={"train": labeled.train, "validation": labeled.validation},
         dataset_config=train.DataConfig(datasets_to_split=[]),
         scaling_config=train.ScalingConfig(
             num_workers=workers,  # pyright: ignore[reportArgumentType] (V2 takes a pair, too)
@@ -290,7 +292,7 @@ def _explained(error: BaseException) -> Exception:
 
 
 def finish(
-    plan: FinetunePlan, output: Output, labelled: Labelled, best: Any, epochs: list[dict[str, Any]]
+    plan: FinetunePlan, output: OutputFolder, labeled: Labeled, best: Any, epochs: list[dict[str, Any]]
 ) -> dict[str, Any]:
     """Puts the best epoch's model in its place, and marks the run as done; returns the manifest."""
     place = join(output.uri, "model")
@@ -300,15 +302,15 @@ def finish(
     best_epoch = json.loads(read_text(join(place, SETTINGS_FILE)) or "{}")["epoch"]
     manifest = {
         "identity": output.identity,
-        "counts": labelled.counts | {"rejects": labelled.rejects.total()},
-        "rejects_by_reason": dict(labelled.rejects),
+        "counts": labeled.counts | {"rejects": labeled.rejects.total()},
+        "rejects_by_reason": dict(labeled.rejects),
         "epochs": epochs,
         "best": epochs[best_epoch - 1],
         "about": plan.config.about,
     }
     output.check()
     write_text(join(output.uri, "manifest.json"), json.dumps(manifest, indent=2, ensure_ascii=False))
-    if output.claim and not create_text(join(output.uri, "_SUCCESS"), output.claim.owner.token):
+    if output.lease and not create_text(join(output.uri, "_SUCCESS"), output.lease.owner.token):
         raise OutputError(f"output: {output.uri!r} was finished by another run; its results stand")
     output.end()
     return manifest

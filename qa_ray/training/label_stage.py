@@ -1,6 +1,6 @@
 """Documents with gold answers -> tokens and labels, in Ray's CPU workers: Arrow in, Arrow out, one row a document.
 
-Training data that nothing can be learnt from become rejects, with the reason; of the rest it is counted how each gold
+Training data that nothing can be learned from become rejects, with the reason; of the rest it is counted how each gold
 answer was found.
 """
 
@@ -16,12 +16,12 @@ import ray
 from qa_ray.evaluation.predictions import Gold
 from qa_ray.io.question_table import hash_ids
 from qa_ray.io.row_checks import check, reject, too_long
-from qa_ray.io.storage import use_s3
+from qa_ray.io.storage import configure_s3
 from qa_ray.model.checkpoint import open_checkpoint
-from qa_ray.model.tokenizer import Tokeniser
-from qa_ray.schemas import LABELLED, Question, ReadableDocument, Tokens
+from qa_ray.model.tokenizer import Tokenizer
+from qa_ray.schemas import LABELED, Question, ReadableDocument, Tokens
 from qa_ray.training.labels import Fault, locate, tokens_of
-from qa_ray.training.sampling import LabelledDocument, LabelledQuestion
+from qa_ray.training.sampling import LabeledDocument, LabeledQuestion
 from qa_ray.training.validation import ValidationDocument
 
 
@@ -29,7 +29,7 @@ from qa_ray.training.validation import ValidationDocument
 class LabelSettings:
     """What LabelDocuments needs to know."""
 
-    storage: dict[str, Any]  # for use_s3
+    storage: dict[str, Any]  # for configure_s3
     model: str
     questions: ray.ObjectRef
     id_column: str
@@ -43,31 +43,31 @@ class LabelDocuments:
     """An actor with the tokenizer and all questions."""
 
     def __init__(self, settings: LabelSettings):
-        use_s3(**settings.storage)
+        configure_s3(**settings.storage)
         self._settings = settings
         self._questions = ray.get(settings.questions)
-        self._tokeniser = Tokeniser(open_checkpoint(settings.model).folder)
+        self._tokenizer = Tokenizer(open_checkpoint(settings.model).folder)
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        """The table as records.LABELLED."""
+        """The table as schemas.LABELED."""
         ids = table[self._settings.id_column]
         held_out = hash_ids(ids) < self._settings.held_out * 2.0**64
         rows = [
             self._row(str(id_), text, bool(is_held_out))
             for id_, text, is_held_out in zip(ids.to_pylist(), table[self._settings.text_column], held_out, strict=True)
         ]
-        return pa.Table.from_pylist(rows, LABELLED)
+        return pa.Table.from_pylist(rows, LABELED)
 
     def _row(self, document_id: str, text: pa.Scalar, is_held_out: bool) -> dict[str, Any]:
         checked = check(document_id, text, self._questions.of(document_id))
-        tokens = self._tokeniser(checked.text if checked.questions else "")
+        tokens = self._tokenizer(checked.text if checked.questions else "")
         questions, rejects, found, asked = [], list(checked.rejects), [], set()
         for question in checked.questions:
-            labelled = self._labelled(question, checked.text, tokens, asked, found)
-            if isinstance(labelled, Fault):
-                rejects.append(reject(question.question_id, "labels", *labelled))
+            labeled = self._labeled(question, checked.text, tokens, asked, found)
+            if isinstance(labeled, Fault):
+                rejects.append(reject(question.question_id, "labels", *labeled))
             else:
-                questions.append(labelled)
+                questions.append(labeled)
         return {
             "document_id": document_id,
             "is_held_out": is_held_out,
@@ -80,15 +80,15 @@ class LabelDocuments:
             "found": found,
         }
 
-    def _labelled(
+    def _labeled(
         self, question: Question, text: str, tokens: Tokens, asked: set[Any], found: list[str]
     ) -> dict[str, Any] | Fault:
-        """The fields of records.LABELLED_QUESTION, or why there are none; adds to ``asked`` and ``found``."""
+        """The fields of schemas.LABELED_QUESTION, or why there are none; adds to ``asked`` and ``found``."""
         if question.answers is None:
             return Fault("no_gold", "no gold answer is known (null); an empty list would say that there is none")
         if not len(tokens):
             return Fault("no_tokens", "the document has no token that the model knows of")
-        token_ids = self._tokeniser.question(question.question or "")
+        token_ids = self._tokenizer.question(question.question or "")
         limit = self._settings.max_question_tokens
         if len(token_ids) > limit and self._settings.long_questions == "reject":
             return Fault("question_too_long", too_long(len(token_ids), limit))
@@ -119,13 +119,13 @@ class LabelDocuments:
 
 
 def learnable(table: pa.Table) -> pa.Table:
-    """Of records.LABELLED the documents to learn from, and only what is needed for that."""
+    """Of schemas.LABELED the documents to learn from, and only what is needed for that."""
     rows = _asked(table).filter(~pc.field("is_held_out"))
     return rows.select(["document_id", "token_ids", "questions"])
 
 
 def held_out(table: pa.Table) -> pa.Table:
-    """Of records.LABELLED the documents that are kept for validation."""
+    """Of schemas.LABELED the documents that are kept for validation."""
     rows = _asked(table).filter(pc.field("is_held_out"))
     return rows.select(["document_id", "text", "token_ids", "start_char", "stop_char", "questions"])
 
@@ -134,17 +134,17 @@ def _asked(table: pa.Table) -> pa.Table:
     return table.filter(pc.list_value_length(table["questions"]).to_numpy() > 0)  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def read_labelled(tables: Sequence[pa.Table]) -> list[LabelledDocument]:
+def read_labeled(tables: Sequence[pa.Table]) -> list[LabeledDocument]:
     """Documents as ``learnable`` has them, in the order of their ids; token ids are views of the tables."""
-    found: list[tuple[str, LabelledDocument]] = []
+    found: list[tuple[str, LabeledDocument]] = []
     for table in tables:
         for row in range(table.num_rows):
             token_ids = table["token_ids"][row].values.to_numpy()
             questions = [
-                LabelledQuestion(np.array(asked["token_ids"], np.int32), _answers(asked["answers"]))
+                LabeledQuestion(np.array(asked["token_ids"], np.int32), _answers(asked["answers"]))
                 for asked in table["questions"][row].as_py()
             ]
-            found.append((table["document_id"][row].as_py(), LabelledDocument(token_ids, questions)))
+            found.append((table["document_id"][row].as_py(), LabeledDocument(token_ids, questions)))
     return [document for _, document in sorted(found, key=lambda pair: pair[0])]
 
 

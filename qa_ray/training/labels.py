@@ -26,7 +26,7 @@ class Located(NamedTuple):
 
 
 class Fault(NamedTuple):
-    """Why nothing can be learnt from an answer."""
+    """Why nothing can be learned from an answer."""
 
     reason: str  # empty_answer, answer_not_found, answer_ambiguous
     detail: str

@@ -6,12 +6,12 @@ from typing import Any
 
 from qa_ray.config import FinetuneConfig
 from qa_ray.errors import ConfigError
-from qa_ray.inference.settings import ReadingSettings, settle
-from qa_ray.io.document_table import Documents, open_documents
-from qa_ray.io.question_table import Questions, open_questions
-from qa_ray.io.storage import full_uri
+from qa_ray.inference.settings import InferenceSettings, resolve_settings
+from qa_ray.io.document_table import DocumentTable, open_documents
+from qa_ray.io.question_table import QuestionTable, open_questions
+from qa_ray.io.storage import absolute_uri
 from qa_ray.model.checkpoint import model_anywhere, open_checkpoint
-from qa_ray.model.tokenizer import Tokeniser
+from qa_ray.model.tokenizer import Tokenizer
 from qa_ray.training.trainer import check_alike
 from qa_ray.version import VERSION
 
@@ -26,10 +26,10 @@ class FinetunePlan:
     model: str
     averaged_with: tuple[str, ...]
     output: str
-    settings: ReadingSettings
+    settings: InferenceSettings
     window_tokens: tuple[int, ...]
-    learned: tuple[Documents, Questions]
-    validation: tuple[Documents, Questions] | None  # None: some of the documents are held out
+    learned: tuple[DocumentTable, QuestionTable]
+    validation: tuple[DocumentTable, QuestionTable] | None  # None: some of the documents are held out
     identity: dict[str, Any]
 
 
@@ -41,14 +41,14 @@ def make_plan(config: FinetuneConfig) -> FinetunePlan:
     """
     model = model_anywhere(config.model)
     checkpoint = open_checkpoint(model, needs_head=False)
-    tokeniser = Tokeniser(checkpoint.folder)
-    layout = tokeniser.layout()
-    settings = settle(
-        checkpoint, layout, tokeniser.model_max_tokens, **config.windows.model_dump(exclude={"long_questions"})
+    tokenizer = Tokenizer(checkpoint.folder)
+    layout = tokenizer.layout()
+    settings = resolve_settings(
+        checkpoint, layout, tokenizer.model_max_tokens, **config.windows.model_dump(exclude={"long_questions"})
     )
     window_tokens = tuple(config.training.window_tokens or [settings.max_tokens])
     least = settings.max_question_tokens + layout.num_special_tokens + MIN_ROOM_TOKENS
-    longest = min(checkpoint.max_positions, tokeniser.model_max_tokens)
+    longest = min(checkpoint.max_positions, tokenizer.model_max_tokens)
     for length in window_tokens:
         if not least <= length <= longest:
             raise ConfigError(
@@ -85,7 +85,7 @@ def make_plan(config: FinetuneConfig) -> FinetunePlan:
         config=config,
         model=model,
         averaged_with=averaged_with,
-        output=full_uri(config.output),
+        output=absolute_uri(config.output),
         settings=settings,
         window_tokens=window_tokens,
         learned=learned,
@@ -96,8 +96,8 @@ def make_plan(config: FinetuneConfig) -> FinetunePlan:
 
 def _open_tables(
     config: FinetuneConfig, documents: str, questions: str
-) -> tuple[tuple[Documents, Questions], dict[str, str]]:
+) -> tuple[tuple[DocumentTable, QuestionTable], dict[str, str]]:
     columns = config.columns.model_dump()
-    opened = open_documents(full_uri(documents), columns, [])
-    asked, fingerprint = open_questions(full_uri(questions), columns)
+    opened = open_documents(absolute_uri(documents), columns, [])
+    asked, fingerprint = open_questions(absolute_uri(questions), columns)
     return (opened, asked), {"documents": opened.fingerprint, "questions": fingerprint}

@@ -14,7 +14,7 @@ from qa_ray.runtime.progress import LINE_SECONDS, POLL_SECONDS, _beside_block, _
 
 
 @dataclass
-class LearningState:
+class TrainingState:
     """How far fine-tuning is; ``seconds`` and ``tokens`` are those of this process's run."""
 
     epochs: int
@@ -37,11 +37,11 @@ class LearningState:
         return self.tokens / self.seconds if self.seconds else 0.0
 
 
-class Learning:
+class TrainingProgress:
     """The actor that a training worker tells how far it is, and that the driver asks."""
 
     def __init__(self, epochs: int):
-        self._state = LearningState(epochs)
+        self._state = TrainingState(epochs)
 
     def tell(self, epoch: int, step: int, steps: int, loss: float, tokens: int, seconds: float) -> None:
         state = self._state
@@ -55,11 +55,11 @@ class Learning:
     def tell_epoch(self, epoch: int, figures: dict[str, float]) -> None:
         self._state.scores.append({"epoch": epoch + 1, **figures})
 
-    def state(self) -> LearningState:
+    def state(self) -> TrainingState:
         return self._state
 
 
-def describe_learning(state: LearningState) -> str:
+def describe_learning(state: TrainingState) -> str:
     """One line: epoch, step, loss, tokens per second, time left for learning."""
     left = "?"
     if state.done_at_start is not None and state.done > state.done_at_start:
@@ -77,12 +77,12 @@ def describe_epoch(figures: dict[str, float]) -> str:
     )
 
 
-def shown_learning(poll: Callable[[], LearningState]) -> AbstractContextManager[None]:
+def shown_learning(poll: Callable[[], TrainingState]) -> AbstractContextManager[None]:
     """While the block runs, shows what ``poll`` says."""
     return _beside_block(lambda ended: _show_learning(poll, ended))
 
 
-def _show_learning(poll: Callable[[], LearningState], ended: threading.Event) -> None:
+def _show_learning(poll: Callable[[], TrainingState], ended: threading.Event) -> None:
     console = Console(stderr=True)
     last_line_at, num_shown = time.monotonic(), 0
     with Progress(

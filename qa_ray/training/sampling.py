@@ -21,18 +21,18 @@ from qa_ray.schemas import Layout
 from qa_ray.training.labels import labels
 
 
-class LabelledQuestion(NamedTuple):
+class LabeledQuestion(NamedTuple):
     """A question's token ids, and the tokens ``[start, stop)`` of each gold answer in its document, [A, 2]."""
 
     token_ids: np.ndarray
     answers_A2: np.ndarray
 
 
-class LabelledDocument(NamedTuple):
+class LabeledDocument(NamedTuple):
     """A document's token ids and what is asked of it."""
 
     token_ids_T: np.ndarray
-    questions: list[LabelledQuestion]
+    questions: list[LabeledQuestion]
 
 
 class Example(NamedTuple):
@@ -58,14 +58,14 @@ class Batch(NamedTuple):
 
     ids_N: np.ndarray
     length_B: np.ndarray
-    before_middle_B: np.ndarray
+    num_prefix_tokens_B: np.ndarray
     document_start_B: np.ndarray  # of the document's part of an input
     document_stop_B: np.ndarray
     answers: np.ndarray
 
 
 def epoch_examples(
-    documents: Sequence[LabelledDocument],
+    documents: Sequence[LabeledDocument],
     layout: Layout,
     *,
     max_tokens: Sequence[int],
@@ -138,22 +138,22 @@ def micro_batches(examples: Sequence[Example], batch_tokens: int) -> Iterator[Se
         first = stop
 
 
-def make_batch(documents: Sequence[LabelledDocument], layout: Layout, examples: Sequence[Example]) -> Batch:
+def make_batch(documents: Sequence[LabeledDocument], layout: Layout, examples: Sequence[Example]) -> Batch:
     """The inputs and what to find in them."""
     pieces: list[np.ndarray | tuple[int, ...]] = []
-    rows: list[tuple[int, int, int, int]] = []  # length, before_middle, document_start, document_stop
+    rows: list[tuple[int, int, int, int]] = []  # length, num_prefix_tokens, document_start, document_stop
     answers: list[tuple[int, int, int]] = []
     for b, example in enumerate(examples):
         document = documents[example.document]
         question_ids = document.questions[example.question].token_ids
         part = document.token_ids_T[example.start : example.stop]
-        before_middle = len(layout.prefix) + len(question_ids)
-        first = before_middle + len(layout.middle)
+        num_prefix_tokens = len(layout.prefix) + len(question_ids)
+        first = num_prefix_tokens + len(layout.middle)
         pieces += [layout.prefix, question_ids, layout.middle, part, layout.suffix]
-        rows.append((example.num_tokens, before_middle, first, first + len(part)))
+        rows.append((example.num_tokens, num_prefix_tokens, first, first + len(part)))
         shift = first - example.start
         inside = {(int(start) + shift, int(stop) + shift - 1) for start, stop in example.answers_A2}
         answers += [(b, *answer) for answer in sorted(inside or {(0, 0)})]
-    length_B, before_middle_B, start_B, stop_B = np.array(rows, dtype=np.int64).T
+    length_B, num_prefix_tokens_B, start_B, stop_B = np.array(rows, dtype=np.int64).T
     ids_N = np.concatenate(pieces, dtype=np.int64, casting="same_kind")
-    return Batch(ids_N, length_B, before_middle_B, start_B, stop_B, np.array(answers, dtype=np.int64))
+    return Batch(ids_N, length_B, num_prefix_tokens_B, start_B, stop_B, np.array(answers, dtype=np.int64))

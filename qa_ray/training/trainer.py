@@ -1,4 +1,4 @@
-"""A model that learns: batches of examples in, weights and optimiser one step further on.
+"""A model that learns: batches of examples in, weights and optimizer one step further on.
 
 The gradient of a step is that of the mean loss over all of its examples, whatever micro-batches and workers they were
 divided among. What a step draws at random (dropout) follows from the seed and the step alone, so a run that goes on
@@ -21,9 +21,9 @@ from transformers.utils import logging as transformers_logging
 
 from qa_ray.errors import ModelError
 from qa_ray.model.checkpoint import Checkpoint
-from qa_ray.model.device import find_dtype
-from qa_ray.model.runner import end_to_end, load
-from qa_ray.model.tokenizer import Tokeniser
+from qa_ray.model.device import resolve_dtype
+from qa_ray.model.runner import build_backend, load
+from qa_ray.model.tokenizer import Tokenizer
 from qa_ray.training.loss import answer_loss
 from qa_ray.training.sampling import Batch
 
@@ -31,7 +31,7 @@ BETAS = (0.9, 0.98)
 
 
 @dataclass(frozen=True)
-class LearningSettings:
+class OptimizerSettings:
     """How to learn; the defaults are the config's."""
 
     learning_rate: float  # at its peak
@@ -52,17 +52,17 @@ def rate(progress: float, peak: float, warmup: float) -> float:
     return peak * (1 - progress) / (1 - warmup) if warmup < 1 else peak
 
 
-class Trainee:
-    """The checkpoint in ``folder``, its optimiser, and one step after the other.
+class Trainer:
+    """The checkpoint in ``folder``, its optimizer, and one step after the other.
 
-    ``averaged_with`` are folders of checkpoints like it (check_alike): the mean of their weights and those learnt is
+    ``averaged_with`` are folders of checkpoints like it (check_alike): the mean of their weights and those learned is
     saved (Wortsman et al. 2022, "Model soups").
     """
 
     def __init__(
         self,
         folder: str,
-        settings: LearningSettings,
+        settings: OptimizerSettings,
         *,
         document_type_id: int,
         device: str,
@@ -79,11 +79,11 @@ class Trainee:
         self._own_dropout = {name: getattr(config, name) for name in dropout}
         self.pretrained: Any = load(folder, torch.float32, needs_head=False, **dropout).train()
         self._averaged = [load(other, torch.float32).state_dict() for other in averaged_with]
-        runner = end_to_end(self.pretrained, document_type_id)
+        runner = build_backend(self.pretrained, document_type_id)
         if settings.gradient_checkpointing:
             _save_memory(self.pretrained, runner)
         self.model = prepare(runner.to(self.device))
-        self.compute_dtype = getattr(torch, find_dtype(settings.dtype, device))
+        self.compute_dtype = getattr(torch, resolve_dtype(settings.dtype, device))
         self.optimizer = torch.optim.AdamW(
             _groups(self.pretrained, settings.weight_decay), lr=settings.learning_rate, betas=BETAS, fused=True
         )
@@ -119,7 +119,7 @@ class Trainee:
         return total, norm
 
     def save(self, file: Path) -> None:
-        """Writes weights and optimiser to ``file``, as safetensors."""
+        """Writes weights and optimizer to ``file``, as safetensors."""
         names = {parameter: name for name, parameter in self.pretrained.named_parameters()}
         tensors = {f"weights.{name}": parameter.detach() for parameter, name in names.items()}
         for parameter, state in self.optimizer.state.items():
@@ -133,7 +133,7 @@ class Trainee:
             for name, parameter in self.pretrained.named_parameters():
                 parameter.copy_(tensors[f"weights.{name}"])
                 self.optimizer.state[parameter] = {
-                    # The fused optimiser wants the count of its steps beside the weights.
+                    # The fused optimizer wants the count of its steps beside the weights.
                     key: tensors[f"optimizer.{key}.{name}"].to(self.device)
                     for key in ("step", "exp_avg", "exp_avg_sq")
                     if f"optimizer.{key}.{name}" in tensors
@@ -151,7 +151,7 @@ class Trainee:
             weights[name] = (torch.stack(alike).mean(dim=0) if self._averaged else alike[0]).to(kind).contiguous()
         config = copy.deepcopy(self.pretrained.config)
         config.dtype, config.architectures = kind, [type(self.pretrained).__name__]
-        config.update(self._own_dropout)  # what this run learnt with is not the next one's
+        config.update(self._own_dropout)  # what this run learned with is not the next one's
         config.save_pretrained(folder)
         save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
 
@@ -159,7 +159,7 @@ class Trainee:
         ids_N, *others = (torch.from_numpy(array).to(self.device) for array in batch)
         length_B, _, document_start_B, document_stop_B, answers = others
         with torch.autocast(self.device.type, self.compute_dtype, enabled=self.compute_dtype != torch.float32):
-            start_N, end_N = self.model(ids_N, batch.length_B.tolist(), batch.before_middle_B.tolist())
+            start_N, end_N = self.model(ids_N, batch.length_B.tolist(), batch.num_prefix_tokens_B.tolist())
         return answer_loss(start_N, end_N, length_B, document_start_B, document_stop_B, answers).sum()
 
     def _together(self, *, is_last: bool) -> AbstractContextManager[None]:
@@ -177,7 +177,7 @@ def check_alike(model: Checkpoint, other: Checkpoint) -> None:
     """
     shapes, wanted = _shapes(other.folder), _shapes(model.folder)
     differing = sorted(name for name in shapes | wanted if shapes.get(name) != wanted.get(name))
-    if not differing and Tokeniser(other.folder).vocabulary != Tokeniser(model.folder).vocabulary:
+    if not differing and Tokenizer(other.folder).vocabulary != Tokenizer(model.folder).vocabulary:
         differing = ["the vocabulary"]
     if differing:
         raise ModelError(

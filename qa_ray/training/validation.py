@@ -58,7 +58,7 @@ class Summary(NamedTuple):
     n_best: list[list[tuple[str, float]]]  # of each question, with their scores by these settings
 
 
-def summarise(rows: Sequence[Validated], metric: Metric) -> Summary:
+def summarize(rows: Sequence[Validated], metric: Metric) -> Summary:
     """The best slope and intercept of scores, the best no-answer threshold, and what the answers are worth with them.
 
     An answer is right if the best span is exactly a gold answer. The threshold is that with the best F1, and 1 (always

@@ -1,6 +1,6 @@
 """What a Ray Train worker does: epochs of steps, an answered validation after each, checkpoints, TensorBoard.
 
-Every worker holds all labelled documents (their tokens are small beside a model, and lie once on each machine) and
+Every worker holds all labeled documents (their tokens are small beside a model, and lie once on each machine) and
 makes the same plan of every epoch, of which it takes its share. So the number of workers may change, and a run may be
 killed anywhere: it goes on at the step behind its last checkpoint, with the examples that would have come.
 """
@@ -23,16 +23,16 @@ from torch import nn
 
 from qa_ray.evaluation.evaluate import Metric
 from qa_ray.inference.reader import Reader
-from qa_ray.io.storage import use_s3
+from qa_ray.io.storage import configure_s3
 from qa_ray.model.checkpoint import SETTINGS_FILE, open_checkpoint
 from qa_ray.model.device import use_threads
-from qa_ray.model.tokenizer import Tokeniser
+from qa_ray.model.tokenizer import Tokenizer
 from qa_ray.process import keep_memory
-from qa_ray.training.label_stage import read_labelled, read_validation
+from qa_ray.training.label_stage import read_labeled, read_validation
 from qa_ray.training.sampling import Example, epoch_examples, make_batch, micro_batches, share, steps
 from qa_ray.training.tensorboard import TensorBoard
-from qa_ray.training.trainer import LearningSettings, Trainee, rate
-from qa_ray.training.validation import Summary, Validated, answer_validation, summarise
+from qa_ray.training.trainer import OptimizerSettings, Trainer, rate
+from qa_ray.training.validation import Summary, Validated, answer_validation, summarize
 
 STATE, PROGRESS, MODEL = "state.safetensors", "progress.json", "model"
 # More tokens at a time hold more memory; the GPU's figure is a guess that no GPU has seen yet.
@@ -43,13 +43,13 @@ BATCH_TOKENS = {"cpu": 4_096, "cuda": 32_768}
 class TrainingJob:
     """What a worker needs to know beside the data."""
 
-    storage: dict[str, Any]  # for use_s3
+    storage: dict[str, Any]  # for configure_s3
     model: str
     averaged_with: tuple[str, ...]  # models
     max_tokens: int  # of windows in validation and in use
     overlap_tokens: int
     max_question_tokens: int
-    learning: LearningSettings
+    learning: OptimizerSettings
     window_tokens: tuple[int, ...]  # of windows in training
     positives: float
     negatives: float
@@ -79,7 +79,7 @@ class Progress:
 def train_worker(config: dict[str, Any]) -> None:
     """The train loop of each worker; ``config`` has the TrainingJob ``job`` and the actor ``learning``."""
     job: TrainingJob = config["job"]
-    use_s3(**job.storage)
+    configure_s3(**job.storage)
     use_threads(job.num_threads)
     keep_memory()
     _Worker(job, config["learning"]).run()
@@ -90,15 +90,15 @@ class _Worker:
         self.job, self.learning = job, learning
         context = train.get_context()
         self.rank, self.num_workers = context.get_world_rank(), context.get_world_size()
-        self.documents = read_labelled(_tables("train"))
+        self.documents = read_labeled(_tables("train"))
         # Validation is shared out among the workers.
         self.validation = read_validation(_tables("validation"))[self.rank :: self.num_workers]
         self.folder = open_checkpoint(job.model, needs_head=False).folder
-        self.tokeniser = Tokeniser(self.folder)
-        self.layout = self.tokeniser.layout()
+        self.tokenizer = Tokenizer(self.folder)
+        self.layout = self.tokenizer.layout()
         device = get_device()
         assert isinstance(device, torch.device)
-        self.trainee = Trainee(
+        self.trainer = Trainer(
             self.folder,
             job.learning,
             document_type_id=self.layout.document_type_id,
@@ -113,7 +113,7 @@ class _Worker:
     def run(self) -> None:
         if checkpoint := train.get_checkpoint():
             with checkpoint.as_directory() as folder:
-                self.trainee.load(Path(folder) / STATE)
+                self.trainer.load(Path(folder) / STATE)
                 self.progress = Progress(**json.loads((Path(folder) / PROGRESS).read_text()))
         with TensorBoard(self.job.tensorboard, self.progress.total_steps, is_writer=self.rank == 0) as self.tensorboard:
             while self.progress.epoch < self.job.epochs:
@@ -160,7 +160,7 @@ class _Worker:
             make_batch(self.documents, self.layout, some) for some in micro_batches(own or step[:1], self.batch_tokens)
         ]
         num_examples = math.inf if is_idle else len(step)
-        loss, norm = self.trainee.step(batches, num_examples, done, (progress.total_steps, self.rank))
+        loss, norm = self.trainer.step(batches, num_examples, done, (progress.total_steps, self.rank))
         loss = self._sum(0.0 if is_idle else loss) / len(step)
         progress.step += 1
         progress.total_steps += 1
@@ -184,17 +184,17 @@ class _Worker:
 
     def _validate(self, folder: Path) -> Summary:
         """Saves the model in ``folder`` as it will be used, and answers the validation documents with it."""
-        self.trainee.save_pretrained(folder, self.job.saved_dtype)
-        self.tokeniser.save(str(folder))
+        self.trainer.save_pretrained(folder, self.job.saved_dtype)
+        self.tokenizer.save(str(folder))
         self._write_settings(folder, {})
         reader = Reader(
             str(folder),
-            device=self.trainee.device.type,
+            device=self.trainer.device.type,
             dtype=self.job.learning.dtype,
             batch_tokens=self.job.batch_tokens,
         )
         rows = self._gather(answer_validation(reader, self.validation))
-        summary = summarise(rows, self.job.metric)
+        summary = summarize(rows, self.job.metric)
         self._write_settings(folder, summary.settings | {"scores": summary.figures})
         shown = [(row.question, row.gold.texts, n_best) for row, n_best in zip(rows, summary.n_best, strict=True)]
         self.tensorboard.answers(self.progress.total_steps, shown)
@@ -221,7 +221,7 @@ class _Worker:
             folder = folder or Path(scratch)
             checkpoint = None
             if self.rank == 0:
-                self.trainee.save(folder / STATE)
+                self.trainer.save(folder / STATE)
                 (folder / PROGRESS).write_text(json.dumps(asdict(self.progress)))
                 checkpoint = train.Checkpoint.from_directory(folder)
             self.tensorboard.flush()
@@ -236,7 +236,7 @@ class _Worker:
     def _sum(self, value: float) -> float:
         if self.num_workers == 1:
             return value
-        total = torch.tensor(value, device=self.trainee.device)
+        total = torch.tensor(value, device=self.trainer.device)
         torch.distributed.all_reduce(total)
         return float(total)
 

@@ -7,10 +7,10 @@ from qa_ray.answering import answer_stage as answering
 from qa_ray.answering.answer_stage import ActorSettings, AnswerDocuments
 from qa_ray.config import StorageSettings
 from qa_ray.errors import ModelError
-from qa_ray.inference.settings import settle
+from qa_ray.inference.settings import resolve_settings
 from qa_ray.model.checkpoint import open_checkpoint
 from qa_ray.model.device import use_threads
-from qa_ray.model.tokenizer import Tokeniser
+from qa_ray.model.tokenizer import Tokenizer
 
 
 @pytest.fixture
@@ -30,13 +30,13 @@ def test_an_actor_loads_its_model_in_one_thread_as_ray_lets_it_read_in_another(
         num_threads.append(torch.get_num_threads())
         raise ModelError("this is as far as the test goes")
 
-    checkpoint, tokeniser = open_checkpoint(models["bert"]), Tokeniser(models["bert"])
+    checkpoint, tokenizer = open_checkpoint(models["bert"]), Tokenizer(models["bert"])
     settings = ActorSettings(
         storage=StorageSettings().model_dump(),
         model=models["bert"],
         model_fingerprint=checkpoint.fingerprint,
         id_column="document_id",
-        reading=settle(checkpoint, tokeniser.layout(), tokeniser.model_max_tokens),
+        reading=resolve_settings(checkpoint, tokenizer.layout(), tokenizer.model_max_tokens),
         device="cpu",
         dtype="float32",
         forward="auto",
@@ -48,5 +48,5 @@ def test_an_actor_loads_its_model_in_one_thread_as_ray_lets_it_read_in_another(
     monkeypatch.setattr(answering, "Reader", load)
     monkeypatch.setattr(answering, "keep_memory", lambda: None)
     with pytest.raises(ModelError, match="as far as"):
-        AnswerDocuments(settings, tally=None, attempts=None)
+        AnswerDocuments(settings, stats=None, crash_guard=None)
     assert num_threads == [1]

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from running import DOCUMENT, QUESTION, File, changed, not_utf8, told, write_job
+from running import DOCUMENT, QUESTION, File, changed, not_utf8, raises_error, write_job
 
 from qa_ray.answering.plan import make_plan
 from qa_ray.errors import InputError
@@ -43,18 +43,22 @@ def parquet(table: pa.Table, *, broken_column: int | None = None) -> bytes:
 
 def test_a_path_that_does_not_exist_is_told():
     for what, open_it in (("documents", open_documents), ("questions", open_questions)):
-        with told(InputError, f"{what}: no such file or folder: '/no/such'; give a Parquet file, a folder or a glob"):
+        with raises_error(
+            InputError, f"{what}: no such file or folder: '/no/such'; give a Parquet file, a folder or a glob"
+        ):
             open_it("/no/such", COLUMNS)
 
 
 def test_a_folder_without_parquet_is_told(tmp_path: Path):
     (tmp_path / "_hidden.parquet").touch()
-    with told(
+    with raises_error(
         InputError, "documents: no Parquet file (*.parquet) in ", "which holds nothing; make some from SQuAD JSON"
     ):
         open_documents(str(tmp_path), COLUMNS)
     (tmp_path / "notes.txt").touch()
-    with told(InputError, "which holds notes.txt; make some from SQuAD JSON, text files or a data set with 'qa-ray"):
+    with raises_error(
+        InputError, "which holds notes.txt; make some from SQuAD JSON, text files or a data set with 'qa-ray"
+    ):
         open_documents(str(tmp_path), COLUMNS)
 
 
@@ -67,7 +71,7 @@ def test_files_that_may_not_be_read_are_told():
         for locked in (folder / "part.parquet", folder):
             locked.chmod(0)
             os.seteuid(user or 65534)  # root may read everything
-            with told(
+            with raises_error(
                 InputError,
                 f"documents: cannot read {str(locked)!r}: no permission (Permission denied); check its owner",
             ):
@@ -92,7 +96,7 @@ def test_a_file_that_is_no_parquet_is_told(tmp_path: Path, models, kind: str, wh
     content, reason = NO_PARQUET[kind]
     files: dict[str, Any] = {what: content}
     config = write_job(tmp_path, models["bert"], **files)
-    with told(
+    with raises_error(
         InputError, f"{what}: ", "part-0.parquet' cannot be read as Parquet (", reason, "write it again or move it"
     ):
         make_plan(config)
@@ -101,10 +105,14 @@ def test_a_file_that_is_no_parquet_is_told(tmp_path: Path, models, kind: str, wh
 @pytest.mark.parametrize("broken_column", [0, 1])
 def test_a_file_with_broken_pages_is_told(tmp_path: Path, models, broken_column: int):
     config = write_job(tmp_path, models["bert"], parquet(FIFTY_ROWS, broken_column=broken_column))
-    with told(InputError, "documents: ", "part-0.parquet' cannot be read as Parquet (", "); write it again or move it"):
+    with raises_error(
+        InputError, "documents: ", "part-0.parquet' cannot be read as Parquet (", "); write it again or move it"
+    ):
         make_plan(config)
     columns = COLUMNS | {"question_id": "document_id", "question": "text", "document_id": "none"}
-    with told(InputError, "questions: ", "part-0.parquet' cannot be read as Parquet (", "); write it again or move it"):
+    with raises_error(
+        InputError, "questions: ", "part-0.parquet' cannot be read as Parquet (", "); write it again or move it"
+    ):
         open_questions(config.documents, columns)
 
 
@@ -175,7 +183,7 @@ def test_a_path_may_have_any_character(tmp_path: Path, models):
 )
 def test_documents_that_cannot_be_used_are_refused(tmp_path: Path, models, documents: File, messages: list[str]):
     config = write_job(tmp_path, models["bert"], documents)
-    with told(InputError, "documents: ", *messages):
+    with raises_error(InputError, "documents: ", *messages):
         make_plan(config)
 
 
@@ -191,7 +199,7 @@ def test_documents_that_cannot_be_used_are_refused(tmp_path: Path, models, docum
     ],
 )
 def test_columns_mapped_wrongly_are_told(tmp_path: Path, models, columns: dict[str, Any], message: str):
-    with told(InputError, message):
+    with raises_error(InputError, message):
         make_plan(write_job(tmp_path, models["bert"], columns=columns))
 
 
@@ -199,9 +207,11 @@ def test_a_second_text_column_or_a_column_of_ids_that_the_answers_have_is_refuse
     documents = [{"body": "b", "text": "c", "questions": "a"}]
     columns = {"text": "body", "document_id": "questions"}
     config = write_job(tmp_path, models["bert"], documents, columns=columns)
-    with told(InputError, "documents: the column 'text' would collide with the answers' own"):
+    with raises_error(InputError, "documents: the column 'text' would collide with the answers' own"):
         make_plan(config)
-    with told(InputError, "documents: ids cannot stand in a column 'questions', which the answers have; rename it"):
+    with raises_error(
+        InputError, "documents: ids cannot stand in a column 'questions', which the answers have; rename it"
+    ):
         make_plan(changed(config, columns=columns | {"keep": []}))
 
 
@@ -243,7 +253,7 @@ def test_a_second_text_column_or_a_column_of_ids_that_the_answers_have_is_refuse
 )
 def test_questions_that_cannot_be_used_are_refused(tmp_path: Path, models, questions: File, messages: list[str]):
     config = write_job(tmp_path, models["bert"], questions=questions)
-    with told(InputError, "questions: ", *messages):
+    with raises_error(InputError, "questions: ", *messages):
         make_plan(config)
 
 

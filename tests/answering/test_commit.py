@@ -11,24 +11,24 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from running import small_disk, told
+from running import raises_error, small_disk
 
 from qa_ray.answering import commit as committing
 from qa_ray.answering.commit import commit
 from qa_ray.errors import JobError, OutputError
 from qa_ray.io import storage
-from qa_ray.io.parquet_writer import ParquetFolder
-from qa_ray.io.question_table import Questions
-from qa_ray.output.folder import Output, claim, look
-from qa_ray.output.lease import Claim
+from qa_ray.io.parquet_writer import ParquetFolderWriter
+from qa_ray.io.question_table import QuestionTable
+from qa_ray.output.folder import OutputFolder, acquire_output, inspect_output
+from qa_ray.output.lease import Lease
 from qa_ray.schemas import PART
 
-ONE_QUESTION = Questions(
+ONE_QUESTION = QuestionTable(
     pa.table({"document_id": pa.nulls(1, pa.string()), "question_id": ["q"], "question": ["Who built it?"]})
 )
 
 
-def write_part(output: Output, first: int, stop: int) -> None:
+def write_part(output: OutputFolder, first: int, stop: int) -> None:
     """A part of a run that asked ONE_QUESTION of these documents; 3 kB of ballast each."""
     answer = {"question_id": "q", "question": "Who built it?", "score": 0.5, "n_best": [], "num_windows": 1}
     ids = [f"d{i}" for i in range(first, stop)]
@@ -39,7 +39,7 @@ def write_part(output: Output, first: int, stop: int) -> None:
     pq.write_table(part, Path(output.parts) / f"{first}-{stop}.parquet")
 
 
-def commit_200(output: Output) -> dict:
+def commit_200(output: OutputFolder) -> dict:
     return commit(
         output, questions=ONE_QUESTION, num_documents=200, id_column="document_id", max_rejected_fraction=0, facts={}
     )
@@ -48,13 +48,13 @@ def commit_200(output: Output) -> dict:
 # Everything that the commit does to the output, by the function that does it.
 STEPS: list[tuple[Any, str]] = [
     (committing, "remove_folder"),
-    (ParquetFolder, "_open"),
-    (ParquetFolder, "write"),
-    (ParquetFolder, "_close_file"),
+    (ParquetFolderWriter, "_open"),
+    (ParquetFolderWriter, "write"),
+    (ParquetFolderWriter, "_close_file"),
     (committing, "write_text"),
     (committing, "create_text"),
-    (Claim, "check"),
-    (Claim, "release"),
+    (Lease, "check"),
+    (Lease, "release"),
     (storage, "remove_file"),
 ]
 
@@ -79,7 +79,7 @@ def killed_at(number: int, output: Path) -> bool:
     if child := os.fork():
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
     try:
-        with claim(str(output), {"model": "m"}) as mine, pytest.MonkeyPatch.context() as patch:
+        with acquire_output(str(output), {"model": "m"}) as mine, pytest.MonkeyPatch.context() as patch:
             before_each_step(lambda step: step == number and os.kill(os.getpid(), signal.SIGKILL), patch)
             commit_200(mine)
     finally:
@@ -90,14 +90,14 @@ def test_killed_between_any_two_steps_the_commit_is_done_by_the_next_run(tmp_pat
     number, killed = 0, True
     while killed:
         output = tmp_path / str(number)
-        with claim(str(output), {"model": "m"}) as mine:
+        with acquire_output(str(output), {"model": "m"}) as mine:
             write_part(mine, 0, 120)
             write_part(mine, 100, 200)
         killed = killed_at(number, output)
         if (output / "_SUCCESS").exists():  # what readers may read is whole
             assert pq.read_table(output / "answers").num_rows == 200
             assert json.loads((output / "manifest.json").read_text())["counts"]["answers"] == 200
-        with claim(str(output), {"model": "m"}) as mine:
+        with acquire_output(str(output), {"model": "m"}) as mine:
             if not mine.finished:
                 commit_200(mine)
         assert sorted(os.listdir(output)) == ["_SUCCESS", "answers", "manifest.json"]
@@ -111,27 +111,29 @@ def test_a_disk_that_fills_up_at_the_commit_is_told_and_the_commit_is_done_when_
     with small_disk(tmp_path / "disk") as disk:
         uri = str(disk / "out")
         with (
-            claim(uri, {"model": "m"}) as output,
-            told(OutputError, "cannot write '", "/answers': No space left on device; free some room or give another"),
+            acquire_output(uri, {"model": "m"}) as output,
+            raises_error(
+                OutputError, "cannot write '", "/answers': No space left on device; free some room or give another"
+            ),
         ):
             write_part(output, 0, 200)
             commit_200(output)
         assert not (disk / "out" / "_SUCCESS").exists()
         subprocess.run(["mount", "-o", "remount,size=20m", str(disk)], check=True)
-        with claim(uri, {"model": "m"}) as output:
+        with acquire_output(uri, {"model": "m"}) as output:
             assert output.resumed
             assert commit_200(output)["counts"]["answers"] == 200
         assert sorted(os.listdir(uri)) == ["_SUCCESS", "answers", "manifest.json"]
-        assert look(uri, {"model": "m"}).finished
+        assert inspect_output(uri, {"model": "m"}).finished
 
 
 def test_a_document_that_was_lost_is_never_committed(tmp_path: Path):
-    with claim(str(tmp_path), {"model": "m"}) as output:
+    with acquire_output(str(tmp_path), {"model": "m"}) as output:
         write_part(output, 0, 100)
         write_part(output, 101, 200)
         message = (
             "200 documents and 200 questions went in, 199 documents came out with 199 answers and 0 rejects; nothing"
         )
-        with told(JobError, message):
+        with raises_error(JobError, message):
             commit_200(output)
     assert not (tmp_path / "_SUCCESS").exists()

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from running import assert_nothing_lost, changed, command_line, read_rows, told, write_config, write_job
+from running import assert_nothing_lost, changed, command_line, raises_error, read_rows, write_config, write_job
 
-from qa_ray.answering.crash_guard import MAX_DEATHS, Attempts, read_block
+from qa_ray.answering.crash_guard import MAX_DEATHS, CrashGuard, run_guarded
 from qa_ray.answering.job import answer_documents
 from qa_ray.config import AnswerConfig
 from qa_ray.errors import JobError
@@ -17,10 +17,10 @@ class Local:
     """An Attempts that is called like an actor; ``ray.get`` is told of its results by the test."""
 
     def __init__(self):
-        self._attempts = Attempts()
+        self._crash_guard = CrashGuard()
 
     def __getattr__(self, name: str) -> Any:
-        method = getattr(self._attempts, name)
+        method = getattr(self._crash_guard, name)
         return type("Method", (), {"remote": staticmethod(method)})
 
 
@@ -31,7 +31,7 @@ class Died(BaseException):
 @pytest.mark.parametrize("poison", [set(), {"c"}, {"a", "d"}, {"a", "b", "c", "d"}])
 def test_a_block_is_read_again_until_only_its_poison_is_given_up(monkeypatch: pytest.MonkeyPatch, poison: set[str]):
     monkeypatch.setattr("ray.get", lambda result: result)
-    attempts, ids = Local(), ["a", "b", "c", "d"]
+    crash_guard, ids = Local(), ["a", "b", "c", "d"]
 
     def read(rows: list[int]) -> list[str]:
         if any(ids[row] in poison for row in rows):
@@ -39,8 +39,8 @@ def test_a_block_is_read_again_until_only_its_poison_is_given_up(monkeypatch: py
         return [f"read {ids[row]}" for row in rows]
 
     def once() -> list[str]:
-        return read_block(
-            attempts,
+        return run_guarded(
+            crash_guard,
             "logits",
             ids,
             together=lambda: read([0, 1, 2, 3]),
@@ -67,7 +67,7 @@ def poisoned(tmp_path_factory: pytest.TempPathFactory, models: dict[str, str]) -
     """A finished job in which two documents killed their processes; a third is blank, and a fourth unknown."""
     folder = tmp_path_factory.mktemp("poisoned")
     texts = ["Ada Vane built the lighthouse in 1871."] * 12
-    texts[4], texts[9], texts[10] = "This is deadly to read.", "And this is deadly to tokenise.", " "
+    texts[4], texts[9], texts[10] = "This is deadly to read.", "And this is deadly to tokenize.", " "
     documents = [{"document_id": f"d{i:02}", "text": text, "nr": i} for i, text in enumerate(texts)]
     config = write_job(folder, models["bert"], documents, QUESTIONS, limits={"max_rejected_fraction": 0.5})
     path = write_config(folder, config)
@@ -129,7 +129,7 @@ def test_a_job_whose_rejects_are_too_many_already_ends_early_and_says_why(tmp_pa
     documents = [{"document_id": f"d{i:03}", "text": "Ada Vane built it." if i % 2 else ""} for i in range(200)]
     questions = [{"question_id": "q", "question": "Who built it?"}]
     config = write_job(tmp_path, models["bert"], documents, questions)
-    with told(
+    with raises_error(
         JobError,
         " of 200 questions were rejected already (empty_text ",
         "), more than limits.max_rejected_fraction=0.05; the last one: document 'd",

@@ -36,7 +36,7 @@ from qa_ray.answering.job import answer_documents
 from qa_ray.answering.part_files import finished_ids
 from qa_ray.answering.plan import make_plan
 from qa_ray.config import AnswerConfig
-from qa_ray.output.folder import look
+from qa_ray.output.folder import inspect_output
 
 pytestmark = pytest.mark.slow
 
@@ -69,7 +69,7 @@ def run(config: AnswerConfig, folder: Path) -> dict[str, Any]:
     log = folder / "log"
     with command_line(write_config(folder, config), log) as process:
         assert process.wait(600) == 0, log.read_text()
-    return look(config.output, make_plan(config).identity).manifest()
+    return inspect_output(config.output, make_plan(config).identity).manifest()
 
 
 def workers(pid: int) -> list[int]:
@@ -281,7 +281,7 @@ def test_one_file_of_two_gigabytes_in_large_row_groups(tmp_path: Path, models):
             largest = max([largest, *map(resident_bytes, descendants(process.pid))])
             time.sleep(0.2)
         assert process.returncode == 0, log.read_text()
-    manifest = look(config.output, make_plan(config).identity).manifest()
+    manifest = inspect_output(config.output, make_plan(config).identity).manifest()
     print(manifest["seconds"], manifest["peak_memory_mb"], f"largest process {largest / 1e6:.0f} MB")  # noqa: T201
     assert manifest["counts"]["answers"] == 4
     assert manifest["peak_memory_mb"]["driver"] < 1000

@@ -19,9 +19,9 @@ from running import (
     changed,
     command_line,
     descendants,
+    raises_error,
     read_rows,
     title,
-    told,
     wait_for,
     write_config,
     write_job,
@@ -33,7 +33,7 @@ from qa_ray.answering.plan import make_plan
 from qa_ray.config import AnswerConfig
 from qa_ray.errors import ModelError
 from qa_ray.io.document_table import unfinished_row_groups
-from qa_ray.output.folder import claim, look
+from qa_ray.output.folder import acquire_output, inspect_output
 from qa_ray.schemas import PART
 
 NUM_DOCUMENTS = 40
@@ -82,7 +82,7 @@ def whole_parts(config: AnswerConfig) -> list[Path]:
 
 def write_parts(config: AnswerConfig, answers: list[dict[str, Any]], ids: list[str]) -> int:
     """What a killed run leaves that had answered these documents; returns their windows."""
-    with claim(config.output, make_plan(config).identity) as output:
+    with acquire_output(config.output, make_plan(config).identity) as output:
         rows = []
         for document in documents():
             found = [row for row in answers if row["document_id"] == document["document_id"] in ids]
@@ -131,7 +131,7 @@ def test_a_run_whose_processes_are_killed_is_resumed_to_the_same_answers(tmp_pat
         num_parts = len(whole_parts(config))
         os.kill(actor_of(process.pid), signal.SIGKILL)  # Ray starts another one
         wait_for(lambda: len(whole_parts(config)) > num_parts, process, log)
-    assert look(config.output, make_plan(config).identity).resumed
+    assert inspect_output(config.output, make_plan(config).identity).resumed
     assert "Traceback" not in log.read_text()
 
     manifest = answer_documents(changed(config, runner=RUNNER))
@@ -180,7 +180,7 @@ def test_a_model_that_only_a_worker_can_find_broken_is_told_as_if_the_driver_had
     folder = Path(shutil.copytree(models["bert"], tmp_path / "model"))
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"hidden_size": 33}))
-    with told(ModelError, f"model {str(folder)!r}: cannot be loaded for question answering ("):
+    with raises_error(ModelError, f"model {str(folder)!r}: cannot be loaded for question answering ("):
         answer_documents(write_job(tmp_path, str(folder)))
 
 
@@ -192,7 +192,7 @@ def test_a_resumed_run_reads_only_row_groups_with_unfinished_documents(tmp_path:
         pq.write_table(pq.read_table(part), part, row_group_size=10)
     plan = make_plan(config)
     answered = write_parts(config, uninterrupted[1], [f"d{i:02}" for i in (*range(10, 20), 20, 21)])
-    finished = finished_ids(look(config.output, plan.identity).parts, "document_id")
+    finished = finished_ids(inspect_output(config.output, plan.identity).parts, "document_id")
     unfinished = [(group.path[-14:], group.number) for group in unfinished_row_groups(plan.documents, finished)]
     assert unfinished == [("part-0.parquet", 0), ("part-1.parquet", 1), ("part-1.parquet", 2)]
     manifest = answer_documents(config)
@@ -205,7 +205,7 @@ def test_documents_in_two_parts_count_once_and_a_part_cut_off_not_at_all(tmp_pat
     config = changed(job, output=str(tmp_path / "out"))
     for ids in (range(25), range(20, 40)):
         write_parts(config, uninterrupted[1], [f"d{i:02}" for i in ids])
-    parts = Path(look(config.output, make_plan(config).identity).parts)
+    parts = Path(inspect_output(config.output, make_plan(config).identity).parts)
     (parts / "00.parquet").write_bytes(next(parts.glob("*.parquet")).read_bytes()[:-1])
     manifest = answer_documents(config)
     assert manifest["windows_this_run"] == 0
@@ -220,7 +220,7 @@ def test_the_report_of_a_run_says_where_its_time_went(job, uninterrupted):
     assert report["answers"] == len(PAIRS)
     assert report["rejects_by_reason"] == {}
     assert report["windows_this_run"] == sum(row["num_windows"] for row in read_rows(job, "answers"))
-    assert report["seconds_by_stage"].keys() == {"tokenise", "assemble", "forward", "decode", "write"}
+    assert report["seconds_by_stage"].keys() == {"tokenize", "assemble", "forward", "decode", "write"}
     assert all(0 < seconds < report["seconds"] for seconds in report["seconds_by_stage"].values())
-    assert report["busy_share"].keys() == {"tokenise-1", "answer-1"}
+    assert report["busy_share"].keys() == {"tokenize-1", "answer-1"}
     assert all(0 < share <= 1 for share in report["busy_share"].values())

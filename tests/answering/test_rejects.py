@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from models import TEXT, save_model
-from running import assert_nothing_lost, changed, not_utf8, read_rows, told, write_job
+from running import assert_nothing_lost, changed, not_utf8, raises_error, read_rows, write_job
 from transformers import AutoTokenizer
 
 from qa_ray.answering.job import answer_documents
@@ -149,7 +149,7 @@ def test_too_many_rejects_fail_with_counts_and_a_higher_limit_takes_what_is_ther
     names = {"document_id": "nr", "text": "body", "question_id": "number", "question": "ask", "keep": ["title"]}
     truncated, low = {"long_questions": "truncate"}, {"max_rejected_fraction": 0.3}
     config = write_job(tmp_path, models["bert"], documents, questions, columns=names, windows=truncated, limits=low)
-    with told(
+    with raises_error(
         JobError,
         "2 of 6 questions (33.3%) were rejected (empty_text 1, unknown_document 1), more than "
         "limits.max_rejected_fraction=0.3; look at ",
@@ -158,7 +158,7 @@ def test_too_many_rejects_fail_with_counts_and_a_higher_limit_takes_what_is_ther
         answer_documents(config)
     assert not (Path(config.output) / "_SUCCESS").exists()
     assert [row["reason"] for row in read_rows(config, "rejects")] == ["empty_text", "unknown_document"]
-    with told(
+    with raises_error(
         OutputError, "holds another run, which differs in windows.long_questions ('truncate' there, 'reject' now)"
     ):
         answer_documents(changed(config, windows={"long_questions": "reject"}))

@@ -13,7 +13,7 @@ from torch import nn
 from transformers import LongformerConfig, LongformerForQuestionAnswering
 
 from qa_ray.model.checkpoint import open_checkpoint
-from qa_ray.model.cpu_linear import pack
+from qa_ray.model.cpu_linear import prepack
 from qa_ray.model.runner import Forward, Model
 
 NUM_QUESTION_TOKENS = 14
@@ -24,7 +24,7 @@ def matrix_product(dtype: str) -> Callable[[], object]:
     """A product of two square matrices, the one packed (15 % and more above the rate of ``a @ b`` in float32)."""
     kind = getattr(torch, dtype)
     layer, x = nn.Sequential(nn.Linear(MATRIX_SIZE, MATRIX_SIZE, dtype=kind)), torch.randn(MATRIX_SIZE, MATRIX_SIZE)
-    pack(layer)
+    prepack(layer)
     x = x.to(kind)
     return torch.inference_mode()(lambda: layer(x))
 

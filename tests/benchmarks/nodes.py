@@ -19,7 +19,7 @@ from reading import asked_documents
 from running import write_config, write_job
 
 NUM_DOCUMENTS, NUM_QUESTIONS = 8, 4
-CPUS_PER_NODE = 2  # an actor's, and one to read or to tokenise
+CPUS_PER_NODE = 2  # an actor's, and one to read or to tokenize
 
 
 def windows_per_second(cluster: RayCluster, num_actors: int) -> float:

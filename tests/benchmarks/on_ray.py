@@ -133,6 +133,6 @@ def per_100_windows(peer: Peer, jobs: list[dict[str, Any]], num_windows: int) ->
 
 def readable(reader: Reader, text: str, asked: list[str]) -> tuple[ReadableDocument, int]:
     """A document with its questions, and how many windows they are."""
-    tokens = [reader.tokeniser.question(question) for question in asked]
-    document = ReadableDocument(text, reader.tokeniser(text), tokens)
+    tokens = [reader.tokenizer.question(question) for question in asked]
+    document = ReadableDocument(text, reader.tokenizer(text), tokens)
     return document, sum(len(reader.pair(document, ids, reader.settings).windows) for ids in tokens)

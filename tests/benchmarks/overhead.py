@@ -27,7 +27,7 @@ def stand_in() -> None:
 
     from qa_ray.model.runner import Model
 
-    def at_once(self, ids_N, length_B, before_middle_B):
+    def at_once(self, ids_N, length_B, num_prefix_tokens_B):
         return torch.zeros(len(ids_N)), torch.zeros(len(ids_N))
 
     setattr(Model, "__call__", at_once)  # noqa: B010

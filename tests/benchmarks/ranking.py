@@ -32,8 +32,8 @@ def main(path: str, model: str = "default", num_articles: str = "7", num_questio
         text = "\n\n".join(paragraph["context"] for paragraph in article["paragraphs"])
         asked = [qa for paragraph in article["paragraphs"] for qa in paragraph["qas"]]
         asked = random.sample(asked, min(int(num_questions), len(asked)))
-        questions = [reader.tokeniser.question(qa["question"]) for qa in asked]
-        document = ReadableDocument(text, reader.tokeniser(text), questions)
+        questions = [reader.tokenizer.question(qa["question"]) for qa in asked]
+        document = ReadableDocument(text, reader.tokenizer(text), questions)
         pairs = [reader.pair(document, question, reader.settings) for question in questions]
         found = logits(reader.model, reader.layout, pairs)
         totals["questions"] += len(asked)

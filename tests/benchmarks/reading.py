@@ -50,9 +50,9 @@ class Peer:
         assert self._process.stdout
         self._process.stdin.write(json.dumps(job) + "\n")
         self._process.stdin.flush()
-        told = json.loads(self._process.stdout.readline())
-        self.answers = told["answers"]
-        return told["seconds"]
+        response = json.loads(self._process.stdout.readline())
+        self.answers = response["answers"]
+        return response["seconds"]
 
 
 def asked_documents(folder: Path | None) -> list[tuple[str, list[str]]]:
@@ -113,8 +113,8 @@ def share_rows(rounds: int, data: Path | None) -> Iterator[Row]:
     for max_tokens, overlap in ((384, 128), (4096, 512)):
         reader = Reader("default", device="cpu", max_tokens=max_tokens, overlap_tokens=overlap)
         text, questions = asked_documents(data)[-1]
-        asked = [reader.tokeniser.question(question) for question in questions]
-        document = ReadableDocument(text, reader.tokeniser(text), asked)
+        asked = [reader.tokenizer.question(question) for question in questions]
+        document = ReadableDocument(text, reader.tokenizer(text), asked)
         work: dict[str, Callable[[], object]] = {
             "bare forward": partial(forward_all, reader.model, recorded(reader, document)),
             "from tokens to answers": partial(reader.read, [document]),
@@ -127,10 +127,10 @@ def length_rows(rounds: int, data: Path | None) -> Iterator[Row]:
     """Ten windows of a document that has ten of them, or a hundred."""
     reader = Reader("default", device="cpu", max_tokens=384, overlap_tokens=128)
     text, questions = asked_documents(data)[-1]
-    question = reader.tokeniser.question(questions[0])
+    question = reader.tokenizer.question(questions[0])
     room = reader.settings.max_tokens - reader.layout.num_special_tokens - len(question)
     long_text = text * 10
-    tokens = reader.tokeniser(long_text)
+    tokens = reader.tokenizer(long_text)
 
     def ten_of(num_windows: int) -> float:
         num_tokens = room + (num_windows - 1) * (room - reader.settings.overlap_tokens)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from qa_ray.model.device import find_dtype
+from qa_ray.model.device import resolve_dtype
 
 
 @dataclass
@@ -32,8 +32,8 @@ def alternate(
     for round_ in range(1 - warm_up, rounds + 1):
         for name, work in contenders.items():
             started = time.perf_counter()
-            told = work()
-            took = told if isinstance(told, float) else time.perf_counter() - started
+            result = work()
+            took = result if isinstance(result, float) else time.perf_counter() - started
             if round_:
                 seconds[name].append(took)
     return seconds
@@ -41,4 +41,4 @@ def alternate(
 
 def dtypes() -> list[str]:
     """What is compared: float32, and bfloat16 where this machine's processor computes in it."""
-    return sorted({"float32", find_dtype("auto", "cpu")}, reverse=True)
+    return sorted({"float32", resolve_dtype("auto", "cpu")}, reverse=True)

@@ -132,7 +132,7 @@ ALARMS = {
     "windows go on": ({"documents_waiting": "5x60", "windows_total": "0+700x60"}, None),
     "all are rejected at once": ({"rejects_total": "100x60"}, "QaRayRejects"),
     "one of a hundred is rejected": ({"rejects_total": "1x60", "answers_total": "99x60"}, None),
-    "batches were halved once": ({"memory_retreats_total": "1x60"}, "QaRayMemoryRetreats"),
+    "batches were halved once": ({"oom_retries_total": "1x60"}, "QaRayMemoryRetreats"),
     "actors wait": ({'seconds_total{worker="answer-1"}': "0+20x60"}, "QaRayActorsWait"),
     "one works, another went away": (
         {'seconds_total{worker="answer-1"}': "0+57x60", 'seconds_total{worker="answer-2"}': "900x60"}, None,
@@ -151,8 +151,8 @@ def test_an_alert_is_given_where_it_should_be_and_nowhere_else(case: str, tmp_pa
         for name, rule in alerts.items()
     }
     series = [{"series": f"ray_qa_{name}", "values": text} for name, text in values.items()]
-    told = [{"eval_time": "50m", "alertname": name, "exp_alerts": found} for name, found in expected.items()]
-    tests = [{"interval": "1m", "input_series": series, "alert_rule_test": told}]
+    alerts = [{"eval_time": "50m", "alertname": name, "exp_alerts": found} for name, found in expected.items()]
+    tests = [{"interval": "1m", "input_series": series, "alert_rule_test": alerts}]
     (tmp_path / "tests.yaml").write_text(json.dumps({"rule_files": [str(rules)], "tests": tests}))
     done = subprocess.run(["promtool", "test", "rules", "tests.yaml"], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -100,7 +100,7 @@ def test_rays_dashboard_shows_a_run_to_who_has_the_token_by_names_that_people_kn
         wait_until(lambda: parts(job))
         page, token = f"{cluster.address}/#/actors", {"Authorization": f"Bearer {cluster.token}"}
         text = read_page(page, token, "AnswerDocuments", tmp_path / "actors.png")
-        assert "TokeniseDocuments" in text
+        assert "TokenizeDocuments" in text
         assert "AnswerDocuments" in text
         text = read_page(page, {}, "Authentication Token Required", tmp_path / "stranger.png")
         assert "Authentication Token Required" in text
@@ -115,7 +115,7 @@ def test_rays_traces_tell_of_our_actors_and_of_no_document(models: dict[str, str
     with ray_cluster(traced_by="traced:write_spans", SPANS=str(spans), PYTHONPATH=tests) as cluster:
         done = submit(cluster, write_config(tmp_path, job))
         assert done.returncode == 0, done.stdout + done.stderr
-    told = "".join(path.read_text() for path in spans.iterdir())
-    names = {json.loads(line)["name"] for line in told.splitlines()}
+    logged = "".join(path.read_text() for path in spans.iterdir())
+    names = {json.loads(line)["name"] for line in logged.splitlines()}
     assert any("AnswerDocuments" in name for name in names), names
-    assert not any(word in told for word in ("lighthouse", "Ada Vane"))
+    assert not any(word in logged for word in ("lighthouse", "Ada Vane"))

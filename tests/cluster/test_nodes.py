@@ -102,7 +102,7 @@ def lesson(folder: Path, **runner: Any) -> FinetuneConfig:
     return check_config(FinetuneConfig, values, "test")
 
 
-def learnt(config: FinetuneConfig) -> dict[str, Any]:
+def learned(config: FinetuneConfig) -> dict[str, Any]:
     return json.loads((Path(config.output) / "manifest.json").read_text())
 
 
@@ -114,8 +114,8 @@ def test_workers_on_several_nodes_learn_together(tmp_path: Path):
             cluster.wait_for_nodes(number)
         done = submit(cluster, "--job", "finetune", write_config(tmp_path, config))
         assert done.returncode == 0, done.stdout + done.stderr
-    assert learnt(config)["best"]["f1"] == 100
-    assert learnt(config)["counts"]["questions to learn from"] == 3 * len(TEXTS)
+    assert learned(config)["best"]["f1"] == 100
+    assert learned(config)["counts"]["questions to learn from"] == 3 * len(TEXTS)
 
 
 def test_elastic_workers_go_on_when_a_node_goes(tmp_path: Path):
@@ -128,5 +128,5 @@ def test_elastic_workers_go_on_when_a_node_goes(tmp_path: Path):
         wait_until(lambda: list(Path(config.output).glob("_run/train/checkpoint_*")))
         kill_session(node)
         assert wait_until(lambda: ended(cluster, id_), 400) == "SUCCEEDED"
-    assert learnt(config)["best"]["f1"] == 100
-    assert len(learnt(config)["epochs"]) == 30
+    assert learned(config)["best"]["f1"] == 100
+    assert len(learned(config)["epochs"]) == 30

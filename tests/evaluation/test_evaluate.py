@@ -83,7 +83,7 @@ def test_questions_without_gold_are_counted_and_not_scored(folder: Folder):
     assert evaluation.overall == Figures(exact_match=100, f1=100, average=100, count=1, missing=0)
 
 
-def test_a_missing_answer_scores_0_by_squad_1_even_if_the_gold_normalises_to_nothing(folder: Folder):
+def test_a_missing_answer_scores_0_by_squad_1_even_if_the_gold_normalizes_to_nothing(folder: Folder):
     questions = folder.questions(question("q1", golds("Paris")), question("q2", golds(".")))
     evaluation = evaluate(folder.answers(answer("q1", "Paris")), questions)
     assert evaluation.overall == Figures(exact_match=50, f1=50, average=50, count=2, missing=1)

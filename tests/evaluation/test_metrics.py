@@ -27,7 +27,7 @@ RULES = pytest.mark.parametrize("scores", [squad1_scores, squad2_scores, cmrc_sc
         ("“Été”", "“été”"),  # only ASCII punctuation goes
     ],
 )
-def test_squad_normalises_case_punctuation_articles_and_space(text: str, normal: str):
+def test_squad_normalizes_case_punctuation_articles_and_space(text: str, normal: str):
     assert normalize(text) == normal
 
 
@@ -46,7 +46,7 @@ def test_squad_1_gives_no_f1_without_a_common_token_even_to_an_exact_match():
     assert squad1_scores("", ["."]) == Scores(1.0, 0.0)
 
 
-def test_squad_2_drops_golds_that_normalise_to_nothing():
+def test_squad_2_drops_golds_that_normalize_to_nothing():
     assert squad2_scores("", [".", "France"]) == Scores(0.0, 0.0)
     assert squad2_scores("", ["."]) == Scores(1.0, 1.0)
 
@@ -173,7 +173,7 @@ def test_squad_normal_form_is_its_own_normal_form(text: str):
 
 @RULES
 @given(prediction=TEXTS, golds=GOLDS)
-def test_f1_does_not_change_when_the_texts_are_normalised_before(scores, prediction: str, golds: list[str]):
+def test_f1_does_not_change_when_the_texts_are_normalized_before(scores, prediction: str, golds: list[str]):
     normal = cmrc_normalize if scores is cmrc_scores else normalize
     # CMRC strips before it takes punctuation off: the space inside ": a" is then at the edge, and stays.
     assume(all(normal(text) == normal(text).strip() for text in (prediction, *golds)))

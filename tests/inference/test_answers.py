@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qa_ray.inference.answers import Candidate, answer, calibrated, candidates, snippet, trim
-from qa_ray.inference.spans import log_normalisers, spans
+from qa_ray.inference.spans import log_normalizers, spans
 from qa_ray.schemas import Span, Tokens
 
 TEXTS = st.text(alphabet="ab \n\t\u00a0e\u0301\u0308中😀.", min_size=1, max_size=40)
@@ -52,8 +52,8 @@ def until_the_end(text: str) -> torch.Tensor:
     return torch.arange(len(text), 0, -1)
 
 
-def sum_of_normalisers(*logits: torch.Tensor) -> float:
-    return sum(float(log_normalisers(logits_T, [len(logits_T)])[0]) for logits_T in logits)
+def sum_of_normalizers(*logits: torch.Tensor) -> float:
+    return sum(float(log_normalizers(logits_T, [len(logits_T)])[0]) for logits_T in logits)
 
 
 @given(TEXTS, st.integers(0, 1000), st.integers(1, 8), st.floats(0.1, 3), st.floats(-3, 3))
@@ -64,10 +64,10 @@ def test_scores_lie_in_0_to_1_and_fall_and_as_the_model_gives_them_sum_to_at_mos
     start, end = (4 * torch.randn(len(text), generator=random) for _ in range(2))
     (found_spans,) = spans(start, end, until_the_end(text), [len(text)], longest)
     best = candidates(found_spans, each_character(text), text, n_best=10_000)
-    normaliser = sum_of_normalisers(start, end)
-    found = answer(text, best, log_normaliser=normaliser, null_logit=0.0)
+    normalizer = sum_of_normalizers(start, end)
+    found = answer(text, best, log_normalizer=normalizer, null_logit=0.0)
     assert sum(span["score"] for span in found["n_best"]) <= 1 + 1e-6
-    fitted = answer(text, best, log_normaliser=normaliser, null_logit=0.0, score_slope=slope, score_intercept=intercept)
+    fitted = answer(text, best, log_normalizer=normalizer, null_logit=0.0, score_slope=slope, score_intercept=intercept)
     assert [span["answer"] for span in fitted["n_best"]] == [span["answer"] for span in found["n_best"]]
     for scores in ([span["score"] for span in some["n_best"]] for some in (found, fitted)):
         assert all(0 <= score <= 1 for score in scores)
@@ -80,7 +80,7 @@ def test_the_score_is_the_softmax_product():
     text, start, end = "abc", torch.tensor([2.0, 0.0, 1.0]), torch.tensor([0.0, 3.0, 1.0])
     (found_spans,) = spans(start, end, until_the_end(text), [3], 3)
     best = candidates(found_spans, each_character(text), text, n_best=1)
-    found = answer(text, best, log_normaliser=sum_of_normalisers(start, end), null_logit=0.0)
+    found = answer(text, best, log_normalizer=sum_of_normalizers(start, end), null_logit=0.0)
     expected = torch.softmax(start, 0)[0] * torch.softmax(end, 0)[1]
     assert found["answer"] == "ab"
     assert found["score"] == pytest.approx(float(expected))
@@ -101,15 +101,15 @@ def test_rounding_makes_no_answer_certain():
 
 def test_no_answer_is_null_above_the_threshold_and_keeps_the_n_best():
     best = [Candidate(0, 2, 1.0, 0, 1)]
-    found = answer("ab", best, log_normaliser=1.0, null_logit=3.0, no_answer_threshold=0.5)
+    found = answer("ab", best, log_normalizer=1.0, null_logit=3.0, no_answer_threshold=0.5)
     assert found["no_answer_score"] == pytest.approx(1 / (1 + math.exp(-2)))
     assert found["answer"] is found["start_char"] is found["stop_char"] is found["score"] is found["snippet"] is None
     assert found["n_best"][0]["answer"] == "ab"
-    assert answer("ab", best, log_normaliser=1.0, null_logit=3.0, no_answer_threshold=0.9)["answer"] == "ab"
+    assert answer("ab", best, log_normalizer=1.0, null_logit=3.0, no_answer_threshold=0.9)["answer"] == "ab"
 
 
 def test_a_document_without_candidates_has_no_answer():
-    assert answer("\n", [], log_normaliser=0.0, null_logit=0.0)["no_answer_score"] == 1.0
+    assert answer("\n", [], log_normalizer=0.0, null_logit=0.0)["no_answer_score"] == 1.0
 
 
 @given(TEXTS, st.data(), st.integers(0, 30))

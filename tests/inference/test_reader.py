@@ -54,7 +54,7 @@ def each_window_alone(folder: str, question: str, max_tokens: int, overlap: int)
 
 
 def readable(reader: Reader, *questions: str, document: str = DOCUMENT) -> ReadableDocument:
-    return ReadableDocument(document, reader.tokeniser(document), [reader.tokeniser.question(q) for q in questions])
+    return ReadableDocument(document, reader.tokenizer(document), [reader.tokenizer.question(q) for q in questions])
 
 
 def of_each(found: Logits, pairs: list[Pair]) -> list[Logits]:
@@ -123,7 +123,7 @@ def test_the_n_best_equal_a_brute_force_search_over_all_spans_of_all_windows(
     reader = float32_reader(models[family], max_answer_tokens=9, ranking=ranking, lexical_weight=lexical_weight)
     for question in [RARE_WORDS] if lexical_weight else QUESTIONS:
         found = reader.answer(question, DOCUMENT, top_k=30)
-        ids = reader.tokeniser(DOCUMENT).ids_T, reader.tokeniser.question(question)
+        ids = reader.tokenizer(DOCUMENT).ids_T, reader.tokenizer.question(question)
         lexical_T = lexical_weight * lexical_match(*ids)
         assert lexical_T.any() == (lexical_weight > 0)
         expected = brute_force(each_window_alone(models[family], question, 64, 16), 9, ranking, lexical_T)
@@ -216,7 +216,7 @@ def test_a_batch_that_does_not_fit_into_memory_is_halved_for_good(models: dict[s
     found = logits(small, reader.layout, pairs, sizes.append)
     torch.testing.assert_close(found, logits(reader.model, reader.layout, pairs))
     assert small.batch_tokens == sizes[0].batch_tokens <= 300
-    assert sum(size.retreats for size in sizes) == sizes[0].retreats > 0
+    assert sum(size.oom_retries for size in sizes) == sizes[0].oom_retries > 0
     assert sum(size.num_windows for size in sizes) == sum(len(pair.windows) for pair in pairs)
     assert all(size.num_tokens <= size.num_computed <= size.num_tokens + 63 for size in sizes)
 

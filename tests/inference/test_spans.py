@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qa_ray.inference import spans as module
-from qa_ray.inference.spans import log_normalisers, rank_logits, spans
+from qa_ray.inference.spans import log_normalizers, rank_logits, spans
 from qa_ray.inference.windows import windows
 from qa_ray.schemas import Span
 
@@ -51,16 +51,16 @@ def test_spans_are_those_of_a_brute_force_search_in_the_same_order(documents: li
 @given(DOCUMENTS, st.integers(1, 12), st.integers(1, 40), st.integers(1, 80))
 def test_rows_change_nothing(documents: list[Case], longest: int, row_tokens: int, searched_tokens: int):
     whole = spans_of(documents, longest, 5)
-    normalisers = log_normalisers_of(documents)
+    normalizers = log_normalizers_of(documents)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "ROW_TOKENS", row_tokens)
         patch.setattr(module, "SEARCHED_TOKENS", searched_tokens)
         assert spans_of(documents, longest, 5) == whole
-        assert log_normalisers_of(documents) == pytest.approx(normalisers, rel=1e-12)
+        assert log_normalizers_of(documents) == pytest.approx(normalizers, rel=1e-12)
 
 
-def log_normalisers_of(documents: list[Case]) -> np.ndarray:
-    return log_normalisers(torch.cat([start for start, _, _ in documents]), [len(case[0]) for case in documents])
+def log_normalizers_of(documents: list[Case]) -> np.ndarray:
+    return log_normalizers(torch.cat([start for start, _, _ in documents]), [len(case[0]) for case in documents])
 
 
 def test_asking_for_a_few_of_many_tokens_takes_the_best_of_all_rows():
@@ -89,6 +89,6 @@ def test_logit_minus_null_moves_a_window_as_a_whole():
     assert rank_logits(logits, null, owned, "logit").tolist() == [1.0, 2.0, 3.0]
 
 
-def test_the_normaliser_counts_every_token_of_its_document_once():
+def test_the_normalizer_counts_every_token_of_its_document_once():
     logits = torch.log(torch.tensor([1.0, 2.0, 5.0, 7.0]))
-    assert log_normalisers(logits, [3, 1]) == pytest.approx([np.log(8), np.log(7)])
+    assert log_normalizers(logits, [3, 1]) == pytest.approx([np.log(8), np.log(7)])

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from models import FAMILIES, TEXT
 
 from qa_ray.inference.windows import windows
-from qa_ray.model.tokenizer import Tokeniser
+from qa_ray.model.tokenizer import Tokenizer
 from qa_ray.schemas import Windows
 
 
@@ -74,14 +74,14 @@ def test_reach_is_the_farthest_stop_of_a_window_that_holds_the_token(cut: tuple[
 def test_windows_equal_the_tokenizers_own_overflow(
     models: dict[str, str], family: str, max_length: int, overlap: int, repeats: int
 ):
-    tokeniser = Tokeniser(models[family])
-    layout = tokeniser.layout()
+    tokenizer = Tokenizer(models[family])
+    layout = tokenizer.layout()
     question, document = "Who built the lighthouse?", (TEXT + "a literal </s> [SEP] <mask> 😀 e\u0301 ") * repeats
-    ids, tokens = tokeniser.question(question), tokeniser(document)
+    ids, tokens = tokenizer.question(question), tokenizer(document)
     room = max_length - layout.num_special_tokens - len(ids)
     ours = windows(len(tokens), room, overlap)
 
-    theirs = tokeniser._pretrained(
+    theirs = tokenizer._pretrained(
         question, document, truncation="only_second", max_length=max_length, stride=overlap,
         return_overflowing_tokens=True, return_offsets_mapping=True, split_special_tokens=True,
     )  # fmt: skip

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from qa_ray.errors import OutputError
-from qa_ray.io.parquet_writer import ParquetFolder
+from qa_ray.io.parquet_writer import ParquetFolderWriter
 
 
 def groups(folder: Path) -> list[list[int]]:
@@ -19,7 +19,7 @@ def groups(folder: Path) -> list[list[int]]:
 
 
 def test_tables_fill_a_file_up_to_the_table_that_reaches_its_limit(tmp_path: Path):
-    folder = ParquetFolder(f"{tmp_path}/out", max_group_rows=3, max_file_rows=6)
+    folder = ParquetFolderWriter(f"{tmp_path}/out", max_group_rows=3, max_file_rows=6)
     for num_rows in (4, 0, 4, 1):
         folder.write(pa.table({"n": range(num_rows)}))
     folder.close()
@@ -34,7 +34,7 @@ def test_tables_fill_a_file_up_to_the_table_that_reaches_its_limit(tmp_path: Pat
 def test_added_rows_are_gathered_until_the_next_would_pass_a_limit(tmp_path: Path):
     schema = pa.schema([("text", pa.string())])
     limits: dict[str, Any] = {"max_group_rows": 3, "max_group_chars": 10, "max_file_chars": 20}
-    folder = ParquetFolder(f"{tmp_path}/out", schema, **limits)
+    folder = ParquetFolderWriter(f"{tmp_path}/out", schema, **limits)
     texts = ["x" * size for size in (1, 1, 1, 1, 9, 1, 25, 0, 2)]
     for text in texts:
         folder.add({"text": text})
@@ -44,11 +44,11 @@ def test_added_rows_are_gathered_until_the_next_would_pass_a_limit(tmp_path: Pat
 
 
 def test_without_a_row_there_is_no_folder(tmp_path: Path):
-    ParquetFolder(f"{tmp_path}/out", max_group_rows=3).close()
+    ParquetFolderWriter(f"{tmp_path}/out", max_group_rows=3).close()
     assert not (tmp_path / "out").exists()
 
 
 def test_a_folder_that_cannot_be_written_is_an_output_error(tmp_path: Path):
     (tmp_path / "out").touch()
     with pytest.raises(OutputError, match=r"cannot write '.*/out'"):
-        ParquetFolder(f"{tmp_path}/out", max_group_rows=3).write(pa.table({"n": [1]}))
+        ParquetFolderWriter(f"{tmp_path}/out", max_group_rows=3).write(pa.table({"n": [1]}))

@@ -10,15 +10,15 @@ from typing import Any
 import pytest
 from fault_proxy import FaultProxy, fault_proxy
 from models import TEXT
-from running import assert_same_answers, changed, told, write_job
+from running import assert_same_answers, changed, raises_error, write_job
 from s3_server import CREDENTIALS, S3Server, lake_with, on_s3, s3_server
 
 from qa_ray.answering.job import answer_documents, check_job
 from qa_ray.config import AnswerConfig
 from qa_ray.errors import InputError, ModelError, OutputError
-from qa_ray.io.storage import create_text, read_text, use_s3
-from qa_ray.output.folder import claim
-from qa_ray.output.lease import Claim
+from qa_ray.io.storage import configure_s3, create_text, read_text
+from qa_ray.output.folder import acquire_output
+from qa_ray.output.lease import Lease
 
 NUM_DOCUMENTS = 24
 QUESTIONS = [{"question_id": f"q{i}", "question": text} for i, text in enumerate(("Who built it?", "Where was it?"))]
@@ -70,7 +70,7 @@ def _as_before(proxy: FaultProxy) -> Iterator[None]:
 
 
 def reach(endpoint_url: str, **settings: Any) -> None:
-    use_s3(
+    configure_s3(
         **{
             "endpoint_url": endpoint_url,
             "region": None,
@@ -101,7 +101,7 @@ def test_a_job_that_lives_on_s3_gives_the_answers_of_a_local_one(server, lake, l
         "_SUCCESS", "answers", "manifest.json", "run.json", "run.log",
     ]  # fmt: skip
     assert answer_documents(config) == manifest  # done: nothing is run again
-    with told(OutputError, "holds another run, which differs in answers.n_best (5 there, 2 now)"):
+    with raises_error(OutputError, "holds another run, which differs in answers.n_best (5 there, 2 now)"):
         answer_documents(changed(config, answers={"n_best": 2}))
     secret = CREDENTIALS["AWS_SECRET_ACCESS_KEY"].encode()
     assert all(secret not in lake.cat_file(name) for name in lake.find("lake/whole"))
@@ -145,11 +145,11 @@ def test_a_write_that_was_done_but_whose_reply_was_lost_is_known_as_ours(proxy, 
 
 def test_only_one_live_run_may_write_to_an_output_on_s3(server, lake):
     reach(server.endpoint_url)
-    first = Claim("s3://lake/claimed")
-    with told(OutputError, "is being written by a live run"):
-        Claim("s3://lake/claimed")
+    first = Lease("s3://lake/claimed")
+    with raises_error(OutputError, "is being written by a live run"):
+        Lease("s3://lake/claimed")
     first.release()
-    Claim("s3://lake/claimed").release()
+    Lease("s3://lake/claimed").release()
     assert lake.find("lake/claimed") == []
 
 
@@ -170,11 +170,11 @@ def test_credentials_that_do_not_reach_are_told_before_a_model_is_loaded(
     for name, value in credentials.items():
         monkeypatch.setenv(name, value) if value else monkeypatch.delenv(name)
     config = on_s3(local, server.endpoint_url, "refused")
-    with told(InputError, f"documents: cannot read 's3://lake/documents': {message}"):
+    with raises_error(InputError, f"documents: cannot read 's3://lake/documents': {message}"):
         check_job(changed(config, model=local.model))
-    with told(OutputError, "output: cannot write 's3://lake/refused", message):
-        claim(config.output, {})
-    with told(ModelError, "model 's3://lake/model': cannot be fetched (", message):
+    with raises_error(OutputError, "output: cannot write 's3://lake/refused", message):
+        acquire_output(config.output, {})
+    with raises_error(ModelError, "model 's3://lake/model': cannot be fetched (", message):
         check_job(changed(config, documents=local.documents, questions=local.questions))
     s3fs.S3FileSystem.clear_instance_cache()
 
@@ -183,22 +183,24 @@ def test_an_output_that_may_only_be_read_is_told_before_a_model_is_loaded(proxy,
     proxy.choose = lambda method, path, headers: "deny" if method == "PUT" else None
     config = on_s3(local, proxy.endpoint_url, "denied")
     for start in (check_job, answer_documents):
-        with told(OutputError, "output: cannot write 's3://lake/denied", "no permission (Access Denied.)"):
+        with raises_error(OutputError, "output: cannot write 's3://lake/denied", "no permission (Access Denied.)"):
             start(config)
 
 
 def test_a_bucket_that_is_not_there_is_told_and_not_made(server, lake, local):
     config = changed(on_s3(local, server.endpoint_url, "x"), output="s3://no-such-bucket/out")
-    with told(OutputError, "output: cannot write 's3://no-such-bucket/out", "bucket does not exist"):
+    with raises_error(OutputError, "output: cannot write 's3://no-such-bucket/out", "bucket does not exist"):
         check_job(config)
-    with told(InputError, "documents: no such file or folder: 's3://no-such-bucket/documents'"):
+    with raises_error(InputError, "documents: no such file or folder: 's3://no-such-bucket/documents'"):
         check_job(changed(config, documents="s3://no-such-bucket/documents"))
     assert not lake.exists("no-such-bucket")
 
 
 def test_an_endpoint_that_nobody_listens_at_is_told(local, lake):
     config = on_s3(local, "http://127.0.0.1:9", "x", max_attempts=2)
-    with told(ModelError, "Could not connect to the endpoint URL", "check storage.endpoint_url and the network"):
+    with raises_error(
+        ModelError, "Could not connect to the endpoint URL", "check storage.endpoint_url and the network"
+    ):
         check_job(config)
 
 

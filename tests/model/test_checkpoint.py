@@ -4,13 +4,13 @@ from pathlib import Path
 
 import fsspec
 import pytest
-from running import fill, small_disk, told, write_job
+from running import fill, raises_error, small_disk, write_job
 from transformers import BertModel
 
 from qa_ray.answering.plan import make_plan
 from qa_ray.errors import ConfigError, ModelError
 from qa_ray.model.checkpoint import open_checkpoint
-from qa_ray.model.tokenizer import Tokeniser
+from qa_ray.model.tokenizer import Tokenizer
 
 
 @pytest.fixture
@@ -20,8 +20,8 @@ def folder(models: dict[str, str], tmp_path: Path) -> Path:
 
 
 def refused(name: Path | str, *messages: str) -> None:
-    with told(ModelError, str(name), *messages):
-        Tokeniser(open_checkpoint(str(name)).folder)
+    with raises_error(ModelError, str(name), *messages):
+        Tokenizer(open_checkpoint(str(name)).folder)
 
 
 def test_the_same_weights_have_the_same_fingerprint_wherever_they_lie(folder: Path, models: dict[str, str]):
@@ -113,7 +113,7 @@ def test_an_unknown_hub_id_is_told(monkeypatch: pytest.MonkeyPatch):
     ],
 )
 def test_windows_that_the_model_cannot_read_are_told(models: dict[str, str], tmp_path: Path, windows, message: str):
-    with told(ConfigError, message):
+    with raises_error(ConfigError, message):
         make_plan(write_job(tmp_path, models["bert"], windows=windows))
 
 
@@ -136,13 +136,15 @@ def test_a_cache_that_cannot_be_written_or_is_full_is_told(
     uri = "memory://scratch/model"
     with small_disk(tmp_path / "ro", options="ro") as disk:
         monkeypatch.setenv("XDG_CACHE_HOME", str(disk))
-        with told(ModelError, f"model {uri!r}: no room to keep it in '", "(Read-only file system); set XDG_CACHE_HOME"):
+        with raises_error(
+            ModelError, f"model {uri!r}: no room to keep it in '", "(Read-only file system); set XDG_CACHE_HOME"
+        ):
             open_checkpoint(uri)
     with small_disk(tmp_path / "full") as disk:
         monkeypatch.setenv("XDG_CACHE_HOME", str(disk))
         (disk / "qa-ray" / "models").mkdir(parents=True)
         filler = fill(disk)
-        with told(ModelError, f"model {uri!r}: ", "No space left on device"):
+        with raises_error(ModelError, f"model {uri!r}: ", "No space left on device"):
             open_checkpoint(uri)
         filler.unlink()
         assert open_checkpoint(uri).fingerprint == open_checkpoint(models["bert"]).fingerprint

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from models import TEXT
-from running import told
+from running import raises_error
 from transformers import AutoModel, AutoModelForQuestionAnswering, AutoTokenizer
 
 from qa_ray import Reader
@@ -46,12 +46,12 @@ def test_within_half_an_attention_window_logits_equal_those_of_the_source(
 def test_positions_repeat_up_to_the_new_length(tmp_path: Path, models: dict[str, str], family: str):
     lengthened(models[family], tmp_path / "long")
     source, longformer = (AutoModel.from_pretrained(folder) for folder in (models[family], tmp_path / "long"))
-    learnt = source.embeddings.position_embeddings.weight[2 if family == "roberta" else 0 :]
+    learned = source.embeddings.position_embeddings.weight[2 if family == "roberta" else 0 :]
     unused = longformer.config.pad_token_id + 1
     weight = longformer.embeddings.position_embeddings.weight[unused:]
     assert len(weight) == MAX_TOKENS
-    for position in (0, 1, len(learnt) - 1, len(learnt), 2 * len(learnt), MAX_TOKENS - 1):
-        torch.testing.assert_close(weight[position], learnt[position % len(learnt)])
+    for position in (0, 1, len(learned) - 1, len(learned), 2 * len(learned), MAX_TOKENS - 1):
+        torch.testing.assert_close(weight[position], learned[position % len(learned)])
 
 
 @pytest.mark.parametrize("family", ["bert", "roberta"])
@@ -76,23 +76,23 @@ def test_a_source_without_a_head_gets_a_new_one_and_says_so(tmp_path: Path, mode
 
 
 def test_mistakes_are_told_and_leave_nothing_behind(tmp_path: Path, models: dict[str, str]):
-    with told(ModelError, "its family is 'distilbert'; only bert and roberta can be lengthened"):
+    with raises_error(ModelError, "its family is 'distilbert'; only bert and roberta can be lengthened"):
         lengthened(models["distilbert"], tmp_path / "long")
-    with told(ConfigError, "attention_window=33: half of it lies on either side; give an even number"):
+    with raises_error(ConfigError, "attention_window=33: half of it lies on either side; give an even number"):
         lengthen(model=models["bert"], output=str(tmp_path / "long"), max_tokens=100, attention_window=33)
-    with told(ModelError, "no such folder"):
+    with raises_error(ModelError, "no such folder"):
         lengthened(str(tmp_path / "nothing"), tmp_path / "long")
     broken = shutil.copytree(models["bert"], tmp_path / "broken")
     (broken / "tokenizer.json").write_text("{}")
-    with told(ModelError, f"model '{broken}': no tokenizer can be loaded ("):
+    with raises_error(ModelError, f"model '{broken}': no tokenizer can be loaded ("):
         lengthened(str(broken), tmp_path / "long")
     (broken / "model.safetensors").rename(broken / "model-00001-of-00002.safetensors")
-    with told(ModelError, f"model '{broken}': cannot be loaded ("):
+    with raises_error(ModelError, f"model '{broken}': cannot be loaded ("):
         lengthened(str(broken), tmp_path / "long")
     assert not (tmp_path / "long").exists()
     lengthened(models["bert"], tmp_path / "long")
     before = (tmp_path / "long" / "config.json").read_bytes()
-    with told(OutputError, "is not empty; give a new folder with output=… or remove it"):
+    with raises_error(OutputError, "is not empty; give a new folder with output=… or remove it"):
         lengthened(models["roberta"], tmp_path / "long")
     assert (tmp_path / "long" / "config.json").read_bytes() == before
 

@@ -7,30 +7,30 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from running import DOCUMENT, assert_nothing_lost, changed, fill, small_disk, told, write_job
+from running import DOCUMENT, assert_nothing_lost, changed, fill, raises_error, small_disk, write_job
 
 from qa_ray.answering.job import answer_documents
 from qa_ray.answering.plan import make_plan
 from qa_ray.errors import OutputError
-from qa_ray.output.folder import check_writable, claim, look
+from qa_ray.output.folder import acquire_output, check_writable, inspect_output
 
 
 def test_an_output_with_another_run_is_refused_and_the_difference_named(tmp_path: Path, models):
     config = write_job(tmp_path, models["bert"])
     for resumed in (False, True):
-        with claim(config.output, make_plan(config).identity) as output:
+        with acquire_output(config.output, make_plan(config).identity) as output:
             assert output.resumed == resumed
     other = make_plan(changed(config, windows={"max_tokens": 128}, columns={"keep": []})).identity
-    for open_it in (look, claim):
-        with told(
+    for open_it in (inspect_output, acquire_output):
+        with raises_error(
             OutputError,
             "holds another run, which differs in columns.keep (None there, [] now); "
             "windows.max_tokens (64 there, 128 now); give a new folder with output=… or remove this one",
         ):
             open_it(config.output, other)
     other = make_plan(write_job(tmp_path, models["bert"], [DOCUMENT | {"text": "Another text"}])).identity
-    with told(OutputError, "which differs in documents ('", "… there, '", "… now); give a new folder"):
-        claim(config.output, other)
+    with raises_error(OutputError, "which differs in documents ('", "… there, '", "… now); give a new folder"):
+        acquire_output(config.output, other)
 
 
 def test_the_same_tables_elsewhere_on_other_actors_are_the_same_run(tmp_path: Path, models):
@@ -46,18 +46,20 @@ def test_the_same_tables_elsewhere_on_other_actors_are_the_same_run(tmp_path: Pa
 
 def test_an_output_with_files_of_others_is_refused_and_left_as_it_is(tmp_path: Path):
     (tmp_path / "thesis.doc").touch()
-    with told(OutputError, "holds 'thesis.doc', which no run wrote; give an empty or new folder with output=…"):
-        claim(str(tmp_path), {})
-    with told(OutputError, "thesis.doc' is a file; give a folder with output=…"):
-        claim(str(tmp_path / "thesis.doc"), {})
+    with raises_error(OutputError, "holds 'thesis.doc', which no run wrote; give an empty or new folder with output=…"):
+        acquire_output(str(tmp_path), {})
+    with raises_error(OutputError, "thesis.doc' is a file; give a folder with output=…"):
+        acquire_output(str(tmp_path / "thesis.doc"), {})
     assert os.listdir(tmp_path) == ["thesis.doc"]
     (tmp_path / "thesis.doc").rename(tmp_path / "manifest.json")
     for name in ("manifest.json", "_SUCCESS"):
         (tmp_path / name).touch()
-        with told(OutputError, "holds answers of an unknown run; give a new folder with output=… or remove them"):
-            claim(str(tmp_path), {"model": "m"})
-    with told(OutputError, "has a question mark in its name; give another folder with output=…"):
-        claim(str(tmp_path / "what?"), {})
+        with raises_error(
+            OutputError, "holds answers of an unknown run; give a new folder with output=… or remove them"
+        ):
+            acquire_output(str(tmp_path), {"model": "m"})
+    with raises_error(OutputError, "has a question mark in its name; give another folder with output=…"):
+        acquire_output(str(tmp_path / "what?"), {})
 
 
 def test_the_output_of_a_live_run_is_refused_and_free_when_it_ends(tmp_path: Path):
@@ -66,16 +68,16 @@ def test_the_output_of_a_live_run_is_refused_and_free_when_it_ends(tmp_path: Pat
         f"is being written by a live run (process {os.getpid()} on {socket.gethostname()}); wait for it, or give "
         "another folder with output=…"
     )
-    with claim(uri, {"model": "m"}), told(OutputError, message):
-        claim(uri, {"model": "m"})
-    with claim(uri, {"model": "m"}) as output:
+    with acquire_output(uri, {"model": "m"}), raises_error(OutputError, message):
+        acquire_output(uri, {"model": "m"})
+    with acquire_output(uri, {"model": "m"}) as output:
         assert output.resumed
 
 
 def test_an_identity_that_was_not_written_to_its_end_is_none(tmp_path: Path):
-    claim(str(tmp_path), {"model": "m"}).release()
+    acquire_output(str(tmp_path), {"model": "m"}).release()
     (tmp_path / "_run" / "identity.json").write_text('{"mod')
-    with claim(str(tmp_path), {"model": "other"}) as output:
+    with acquire_output(str(tmp_path), {"model": "other"}) as output:
         assert not output.resumed
 
 
@@ -83,18 +85,18 @@ def test_a_full_disk_at_the_start_is_told(tmp_path: Path):
     with small_disk(tmp_path / "disk") as disk:
         filler = fill(disk)
         for _ in range(2):
-            with told(
+            with raises_error(
                 OutputError, "output: cannot write '", "': No space left on device; free some room or give another"
             ):
-                claim(str(disk / "out"), {"model": "m"})
+                acquire_output(str(disk / "out"), {"model": "m"})
         filler.unlink()
-        claim(str(disk / "out"), {"model": "m"}).release()
+        acquire_output(str(disk / "out"), {"model": "m"}).release()
 
 
 def test_an_output_that_cannot_be_written_is_told(tmp_path: Path):
     with small_disk(tmp_path / "disk", options="ro") as disk:
-        for attempt in (lambda uri: claim(uri, {}), check_writable):
-            with told(
+        for attempt in (lambda uri: acquire_output(uri, {}), check_writable):
+            with raises_error(
                 OutputError, "output: cannot write '", "': Read-only file system; free some room or give another"
             ):
                 attempt(str(disk / "out"))
@@ -112,7 +114,9 @@ def test_a_disk_that_fills_up_in_mid_run_is_told_and_the_run_goes_on_when_there_
     config = write_job(tmp_path, models["bert"], documents, [{"question_id": "q", "question": "Who built it?"}])
     with small_disk(tmp_path / "disk") as disk:
         config = changed(config, output=str(disk / "out"))
-        with told(OutputError, "No space left on device; mend that and start again: documents that are done stay done"):
+        with raises_error(
+            OutputError, "No space left on device; mend that and start again: documents that are done stay done"
+        ):
             answer_documents(config)
         subprocess.run(["mount", "-o", "remount,size=20m", str(disk)], check=True)
         manifest = answer_documents(config)

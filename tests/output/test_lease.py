@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from running import told
+from running import raises_error
 
 from qa_ray.errors import OutputError
 from qa_ray.output import lease as claims
-from qa_ray.output.lease import Claim
+from qa_ray.output.lease import Lease
 
 
 @pytest.fixture(autouse=True)
@@ -24,45 +24,45 @@ def _fast(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def numbers(output: Path) -> list[str]:
-    return sorted(path.name for path in (output / "_run" / "claims").glob("*.json"))
+    return sorted(path.name for path in (output / "_run" / "leases").glob("*.json"))
 
 
 def leave_a_claim(output: Path, **owner: Any) -> None:
     """The claim of a run that ended without a word."""
-    claim = Claim(str(output))
-    claim._ended.set()
-    claim._beats.join()
-    file = output / "_run" / "claims" / "000001.json"
+    lease = Lease(str(output))
+    lease._ended.set()
+    lease._beats.join()
+    file = output / "_run" / "leases" / "000001.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | owner))
 
 
 def test_a_claim_that_was_released_leaves_nothing(tmp_path: Path):
-    Claim(str(tmp_path)).release()
+    Lease(str(tmp_path)).release()
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
 @pytest.mark.parametrize("owner", [{}, {"machine": "another", "process": 1}, {"process": 2**22 + 1}])
 def test_the_claim_of_a_dead_run_is_taken_over(tmp_path: Path, owner: dict[str, Any]):
     leave_a_claim(tmp_path, **owner)
-    claim = Claim(str(tmp_path))
+    lease = Lease(str(tmp_path))
     assert numbers(tmp_path) == ["000001.json", "000002.json"]
-    claim.check()
-    claim.release()
+    lease.check()
+    lease.release()
 
 
 def test_a_claim_that_was_not_written_to_its_end_is_taken_over(tmp_path: Path):
     leave_a_claim(tmp_path)
-    (tmp_path / "_run" / "claims" / "000001.json").write_text("")
-    Claim(str(tmp_path)).release()
+    (tmp_path / "_run" / "leases" / "000001.json").write_text("")
+    Lease(str(tmp_path)).release()
 
 
 def test_a_live_run_on_another_machine_is_known_by_its_beat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    claim = Claim(str(tmp_path))
+    lease = Lease(str(tmp_path))
     monkeypatch.setattr(claims, "_machine", lambda: "another")
-    with told(OutputError, f"is being written by a live run (process {os.getpid()} on "):
-        Claim(str(tmp_path))
-    claim.release()
-    Claim(str(tmp_path)).release()
+    with raises_error(OutputError, f"is being written by a live run (process {os.getpid()} on "):
+        Lease(str(tmp_path))
+    lease.release()
+    Lease(str(tmp_path)).release()
 
 
 @pytest.fixture(params=["at a terminal", "in the background"])
@@ -83,24 +83,24 @@ def started(request: pytest.FixtureRequest) -> Iterator[None]:
 
 @pytest.mark.usefixtures("started")
 def test_a_run_that_was_taken_for_dead_is_interrupted_and_may_write_no_more(tmp_path: Path):
-    claim = Claim(str(tmp_path))
-    (tmp_path / "_run" / "claims" / "000002.json").write_text("{}")
+    lease = Lease(str(tmp_path))
+    (tmp_path / "_run" / "leases" / "000002.json").write_text("{}")
     with pytest.raises(KeyboardInterrupt):
         threading.Event().wait(30)
-    with told(OutputError, "was taken over by another run, because this one gave no sign of life for 1 s"):
-        claim.check()
-    claim.release()
+    with raises_error(OutputError, "was taken over by another run, because this one gave no sign of life for 1 s"):
+        lease.check()
+    lease.release()
     assert numbers(tmp_path) == ["000001.json", "000002.json"]  # not ours to remove
 
 
 def start(output: str, barrier: Any, outcome: Any) -> None:
-    claims.BEAT_SECONDS, claims.WATCH_SECONDS = 0.1, 5.0
+    claims.HEARTBEAT_SECONDS, claims.WATCH_SECONDS = 0.1, 5.0
     barrier.wait()
     try:
-        claim = Claim(output)
+        lease = Lease(output)
         outcome.put("runs")
         barrier.wait()
-        claim.release()
+        lease.release()
     except OutputError as error:
         outcome.put("refused" if "is being written by a live run" in str(error) else str(error))
         barrier.wait()

@@ -12,7 +12,7 @@ from running import write_job
 
 from qa_ray.answering.plan import make_plan
 from qa_ray.io import document_table as inputs
-from qa_ray.io.document_table import Documents, RowGroup, open_documents, sample
+from qa_ray.io.document_table import DocumentTable, RowGroup, open_documents, sample
 from qa_ray.runtime import datasource as scan
 from qa_ray.runtime.datasource import TASK_BYTES, TASK_GROUPS, Scan, gathered
 
@@ -61,7 +61,7 @@ def test_a_thousand_small_files_are_some_tasks():
 
 
 @pytest.fixture
-def lake(tmp_path: Path) -> Documents:
+def lake(tmp_path: Path) -> DocumentTable:
     """Twenty files of one to three row groups, each file with metadata of its own."""
     for file in range(20):
         rows = {"text": [f"{TEXT} {file}.{row}" for row in range(5)], "kept": [*range(5)], "left": [b"-"] * 5}
@@ -74,7 +74,7 @@ def lake(tmp_path: Path) -> Documents:
     return open_documents(str(tmp_path / "documents"), COLUMNS, keep=["kept"])
 
 
-def test_long_documents_are_read_first_and_others_in_their_order(lake: Documents):
+def test_long_documents_are_read_first_and_others_in_their_order(lake: DocumentTable):
     means = [600, 1_000, 100, 90_000, 120, 80_000, 700]
     groups = [RowGroup(str(mean), 0, 10, 10 * mean, TASK_BYTES) for mean in means]
     tasks = Scan(lake, groups, STORAGE).tasks
@@ -82,7 +82,7 @@ def test_long_documents_are_read_first_and_others_in_their_order(lake: Documents
 
 
 @pytest.mark.parametrize("limit", [1, 2_000, 1_000_000])
-def test_the_tasks_read_every_row_once(lake: Documents, limit: int, monkeypatch: pytest.MonkeyPatch):
+def test_the_tasks_read_every_row_once(lake: DocumentTable, limit: int, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(scan, "TASK_BYTES", limit)
     monkeypatch.setattr(inputs, "BATCH_BYTES", limit)
     tasks = Scan(lake, lake.row_groups, STORAGE).get_read_tasks(1)
@@ -95,7 +95,7 @@ def test_the_tasks_read_every_row_once(lake: Documents, limit: int, monkeypatch:
     assert sum(task.metadata.num_rows or 0 for task in tasks) == table.num_rows
 
 
-def test_pages_too_large_for_the_driver_are_not_sampled(lake: Documents, monkeypatch: pytest.MonkeyPatch):
+def test_pages_too_large_for_the_driver_are_not_sampled(lake: DocumentTable, monkeypatch: pytest.MonkeyPatch):
     largest = max(lake.row_groups, key=lambda group: group.text_bytes)
     monkeypatch.setattr(inputs, "SAMPLED_GROUPS", 1_000)
     assert len(list(sample(lake, 1_000))) == lake.num_documents

@@ -26,8 +26,8 @@ def test_a_scratch_folder_that_ray_cannot_write_is_told(
         monkeypatch.setenv("RAY_TMPDIR", str(disk))
         with command_line(path, log) as process:
             assert process.wait(120) == 2
-    told = " ".join(log.read_text().split())
-    assert f"Ray's scratch folder '{disk}' cannot be written ({reason}); make room there, or set RAY_TMPDIR " in told
+    message = " ".join(log.read_text().split())
+    assert f"Ray's scratch folder '{disk}' cannot be written ({reason}); make room there, or set RAY_TMPDIR " in message
 
 
 def test_a_cluster_that_cannot_be_reached_is_told_at_once(tmp_path: Path, models, monkeypatch: pytest.MonkeyPatch):
@@ -35,8 +35,8 @@ def test_a_cluster_that_cannot_be_reached_is_told_at_once(tmp_path: Path, models
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
     with command_line(path, log) as process:
         assert process.wait(60) == 1
-    told = " ".join(log.read_text().split())
-    assert "Ray could not be reached at RAY_ADDRESS='127.0.0.1:1': [Errno 111] Connection refused; nothing " in told
+    message = " ".join(log.read_text().split())
+    assert "Ray could not be reached at RAY_ADDRESS='127.0.0.1:1': [Errno 111] Connection refused; nothing " in message
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_actors_follow_what_the_nodes_have(settings: dict, nodes: list[dict], fe
         ),
         (
             {"device": "cpu", "actors": 3},
-            "3 actors of 1 CPUs and 2 to read and tokenise need 5 CPUs, and Ray has 2, 0 for actors; ",
+            "3 actors of 1 CPUs and 2 to read and tokenize need 5 CPUs, and Ray has 2, 0 for actors; ",
         ),
         (
             {"device": "cpu", "actors": 1, "resources_per_actor": {"big": 1}},

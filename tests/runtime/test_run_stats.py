@@ -8,36 +8,36 @@ import pytest
 import ray
 
 from qa_ray.process import Stopwatch
-from qa_ray.runtime.run_stats import Tally
+from qa_ray.runtime.run_stats import RunStats
 from qa_ray.runtime.session import beside_driver
 from qa_ray.schemas import BatchSize
 
 
 @pytest.fixture
-def tally(ray_session: None) -> Tally:
-    return Tally(finished_documents=2, num_pairs=10, max_rejected_fraction=0.5)
+def stats(ray_session: None) -> RunStats:
+    return RunStats(finished_documents=2, num_pairs=10, max_rejected_fraction=0.5)
 
 
-def test_batches_are_summed_up_and_the_smallest_limit_is_kept(tally: Tally):
-    for batch_tokens, retreats in ((800, 0), (200, 2), (400, 1)):
-        tally.add_batch(BatchSize(1, 90, 100, batch_tokens, retreats))
-    counts = tally.counts()
-    assert (counts.memory_retreats, counts.batch_tokens) == (3, 200)
+def test_batches_are_summed_up_and_the_smallest_limit_is_kept(stats: RunStats):
+    for batch_tokens, oom_retries in ((800, 0), (200, 2), (400, 1)):
+        stats.add_batch(BatchSize(1, 90, 100, batch_tokens, oom_retries))
+    counts = stats.counts()
+    assert (counts.oom_retries, counts.batch_tokens) == (3, 200)
     assert (counts.windows, counts.tokens, counts.computed_tokens) == (3, 270, 300)
     assert counts.padding_fraction == pytest.approx(0.1)
 
 
-def test_documents_wait_between_tokenising_and_answering(tally: Tally):
-    tokenise, answer = tally.enlist("tokenise"), tally.enlist("answer")
-    tally.add_tokenised(tokenise, 5, {"tokenise": 1.0})
-    tally.add_block(answer, 3, 6, [{"reason": "no_tokens", "detail": "?"}], {"forward": 2.0, "write": 0.5}, 7)
-    tally.add_block(answer, 1, 2, [], {"forward": 1.0}, 5)
-    counts = tally.counts()
+def test_documents_wait_between_tokenizing_and_answering(stats: RunStats):
+    tokenize, answer = stats.register("tokenize"), stats.register("answer")
+    stats.add_tokenized(tokenize, 5, {"tokenize": 1.0})
+    stats.add_block(answer, 3, 6, [{"reason": "no_tokens", "detail": "?"}], {"forward": 2.0, "write": 0.5}, 7)
+    stats.add_block(answer, 1, 2, [], {"forward": 1.0}, 5)
+    counts = stats.counts()
     assert (counts.documents, counts.documents_waiting, counts.answers) == (6, 1, 8)
     assert counts.rejects == {"no_tokens": 1}
-    assert counts.seconds == {"tokenise": 1.0, "forward": 3.0, "write": 0.5}
+    assert counts.seconds == {"tokenize": 1.0, "forward": 3.0, "write": 0.5}
     assert counts.peak_actor_bytes == 7
-    assert counts.busy_share["answer-1"] > counts.busy_share["tokenise-1"] > 0
+    assert counts.busy_share["answer-1"] > counts.busy_share["tokenize-1"] > 0
 
 
 def test_a_stage_inside_another_is_not_counted_twice():
@@ -54,10 +54,10 @@ def test_a_stage_inside_another_is_not_counted_twice():
 
 
 def test_prometheus_sees_what_is_counted(ray_session: None):
-    actor = beside_driver(Tally).remote(finished_documents=0, num_pairs=10, max_rejected_fraction=1)
-    worker = ray.get(actor.enlist.remote("answer"))
+    actor = beside_driver(RunStats).remote(finished_documents=0, num_pairs=10, max_rejected_fraction=1)
+    worker = ray.get(actor.register.remote("answer"))
     actor.add_batch.remote(BatchSize(2, 90, 100, 800))
-    actor.add_tokenised.remote(worker, 5, {"tokenise": 0.5})
+    actor.add_tokenized.remote(worker, 5, {"tokenize": 0.5})
     actor.add_block.remote(worker, 3, 6, [{"reason": "no_tokens", "detail": "secret"}], {"forward": 1.5}, 7)
     (node,) = ray.nodes()
     url = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
@@ -68,7 +68,7 @@ def test_prometheus_sees_what_is_counted(ray_session: None):
     expected |= {r"ray_qa_documents_waiting{.*} 2\.0", r"ray_qa_rejects_total{.*reason=\"no_tokens\""}
     expected |= {
         rf'ray_qa_seconds_total{{.*stage="{stage}".*worker="answer-1".*}} {value}'
-        for stage, value in (("tokenise", 0.5), ("forward", 1.5))
+        for stage, value in (("tokenize", 0.5), ("forward", 1.5))
     }
     for _ in range(60):  # Ray sends them on every few seconds
         lines = urllib.request.urlopen(url).read().decode().splitlines()

@@ -9,22 +9,22 @@ from pathlib import Path
 def poison() -> None:
     """Lets a worker process die, as of a crash in native code, when it reads a poisonous document."""
     from qa_ray.inference.reader import Reader
-    from qa_ray.model.tokenizer import Tokeniser
+    from qa_ray.model.tokenizer import Tokenizer
 
-    read, tokenise = Reader.read, Tokeniser.__call__
+    read, tokenize = Reader.read, Tokenizer.__call__
 
     def deadly_read(self, documents, *rest):
         if any("deadly to read" in document.text for document in documents):
             os.abort()
         return read(self, documents, *rest)
 
-    def deadly_tokenise(self, text):
-        if "deadly to tokenise" in text:
+    def deadly_tokenize(self, text):
+        if "deadly to tokenize" in text:
             os.abort()
-        return tokenise(self, text)
+        return tokenize(self, text)
 
     setattr(Reader, "read", deadly_read)  # noqa: B010
-    setattr(Tokeniser, "__call__", deadly_tokenise)  # noqa: B010
+    setattr(Tokenizer, "__call__", deadly_tokenize)  # noqa: B010
 
 
 def record() -> None:

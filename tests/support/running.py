@@ -52,7 +52,7 @@ def write_file(path: Path, content: File, row_group_size: int) -> None:
 
 
 @contextmanager
-def told(kind: type[Exception], *messages: str) -> Iterator[None]:
+def raises_error(kind: type[Exception], *messages: str) -> Iterator[None]:
     """The block must raise this error, with each of these in its one line of words."""
     with pytest.raises(kind) as error:
         yield
@@ -129,7 +129,7 @@ def command_line(config: Path, log: Path, hook: str | None = None, verb: str = "
             stdout=output,
             stderr=output,
             start_new_session=True,
-            env=os.environ | {"PYTHONPATH": str(here)},
+            env=os.environ | {"PYTHONPATH": os.pathsep.join([str(here), os.environ.get("PYTHONPATH", "")])},
         )
     try:
         yield process

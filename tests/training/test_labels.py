@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from qa_ray.inference.answers import trim
 from qa_ray.inference.windows import windows
 from qa_ray.model.checkpoint import open_checkpoint
-from qa_ray.model.tokenizer import Tokeniser
+from qa_ray.model.tokenizer import Tokenizer
 from qa_ray.training.labels import REACH_CHARS, Fault, Located, labels, locate, tokens_of
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
@@ -102,12 +102,12 @@ def test_tokens_of_real_gold_decode_to_its_text(name: str):
     """Where a gold answer begins or ends within a token, the tokens hold more than the answer."""
     if not (DATA / name).is_file():
         pytest.skip(f"{name} is not at hand")
-    tokeniser = Tokeniser(open_checkpoint("default").folder)
+    tokenizer = Tokenizer(open_checkpoint("default").folder)
     counts: Counter[str] = Counter()
     for article in json.loads((DATA / name).read_text(encoding="utf-8"))["data"]:
         for paragraph in article["paragraphs"]:
             text = paragraph["context"]
-            tokens = tokeniser(text)
+            tokens = tokenizer(text)
             for answer in (answer for qa in paragraph["qas"] for answer in qa["answers"]):
                 found = locate(text, answer["text"], answer["answer_start"])
                 counts[found.how if isinstance(found, Located) else found.reason] += 1

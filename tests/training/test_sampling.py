@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from qa_ray.schemas import Layout
 from qa_ray.training.sampling import (
-    LabelledDocument,
-    LabelledQuestion,
+    LabeledDocument,
+    LabeledQuestion,
     epoch_examples,
     make_batch,
     micro_batches,
@@ -21,17 +21,16 @@ LAYOUT = Layout(prefix=(0,), middle=(2, 2), suffix=(2,), pad_id=1, document_type
 DRAWN = {"max_tokens": [24], "overlap_tokens": 6, "positives": 1.0, "negatives": 1.0, "seed": 0, "epoch": 0}
 
 
-def labelled(num_tokens: int, *answers: list[tuple[int, int]], question: int = 4) -> LabelledDocument:
+def labeled(num_tokens: int, *answers: list[tuple[int, int]], question: int = 4) -> LabeledDocument:
     """Token t of the document has the id 100 + t."""
     asked = [
-        LabelledQuestion(np.arange(10, 10 + question), np.array(some, dtype=np.int64).reshape(-1, 2))
-        for some in answers
+        LabeledQuestion(np.arange(10, 10 + question), np.array(some, dtype=np.int64).reshape(-1, 2)) for some in answers
     ]
-    return LabelledDocument(np.arange(100, 100 + num_tokens), asked)
+    return LabeledDocument(np.arange(100, 100 + num_tokens), asked)
 
 
-def some_documents() -> list[LabelledDocument]:
-    return [labelled(40 + 7 * d, [(d, d + 2)], [(30, 33), (5, 6)], []) for d in range(12)]
+def some_documents() -> list[LabeledDocument]:
+    return [labeled(40 + 7 * d, [(d, d + 2)], [(30, 33), (5, 6)], []) for d in range(12)]
 
 
 def drawn(documents, **changes):
@@ -39,28 +38,28 @@ def drawn(documents, **changes):
 
 
 def test_each_question_has_a_window_with_an_answer_and_one_without():
-    found = drawn([labelled(60, [(3, 5)])])
+    found = drawn([labeled(60, [(3, 5)])])
     assert sorted(len(example.answers_A2) for example in found) == [0, 1]
 
 
 def test_a_question_without_an_answer_has_one_window_at_least():
-    assert len(drawn([labelled(60, [])], negatives=0.0)) == 1
+    assert len(drawn([labeled(60, [])], negatives=0.0)) == 1
 
 
 def test_numbers_of_windows_are_means():
-    documents = [labelled(400, [(3, 5)]) for _ in range(500)]
+    documents = [labeled(400, [(3, 5)]) for _ in range(500)]
     kinds = Counter(bool(len(example.answers_A2)) for example in drawn(documents, positives=1.0, negatives=2.5))
     assert kinds[True] == 500
     assert 1150 < kinds[False] < 1350
 
 
 def test_an_answer_cut_in_two_is_nothing_to_learn_from():
-    document = labelled(40, [(0, 39)])
+    document = labeled(40, [(0, 39)])
     assert drawn([document], negatives=10.0) == []
 
 
 def test_windows_of_several_lengths_are_drawn():
-    lengths = {example.num_tokens for example in drawn([labelled(200, [(3, 5)])] * 50, max_tokens=[24, 48])}
+    lengths = {example.num_tokens for example in drawn([labeled(200, [(3, 5)])] * 50, max_tokens=[24, 48])}
     assert lengths >= {24, 48}
 
 
@@ -76,7 +75,7 @@ def test_epochs_differ_and_the_same_epoch_is_the_same():
 
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=60), st.integers(1, 200), st.integers(1, 5))
 def test_every_example_is_in_one_step_one_share_and_one_batch(lengths: list[int], step_tokens: int, num_workers: int):
-    base = drawn([labelled(60, [(3, 5)])])[0]
+    base = drawn([labeled(60, [(3, 5)])])[0]
     examples = [base._replace(document=i, num_tokens=length) for i, length in enumerate(lengths)]
     planned = steps(examples, step_tokens)
     assert [example for step in planned for example in step] == examples
@@ -112,7 +111,7 @@ def test_what_should_be_found_stands_in_the_input():
         question = documents[example.document].questions[example.question]
         assert ids[0] == 0
         assert ids[-1] == 2
-        assert ids[1 : batch.before_middle_B[b]].tolist() == question.token_ids.tolist()
+        assert ids[1 : batch.num_prefix_tokens_B[b]].tolist() == question.token_ids.tolist()
         part = ids[batch.document_start_B[b] : batch.document_stop_B[b]]
         assert part.tolist() == list(range(100 + example.start, 100 + example.stop))
         said = sorted((first, last) for row, first, last in batch.answers.tolist() if row == b)

@@ -15,11 +15,11 @@ from qa_ray.errors import ModelError
 from qa_ray.inference.reader import Reader
 from qa_ray.model.checkpoint import open_checkpoint
 from qa_ray.model.runner import load
-from qa_ray.model.tokenizer import Tokeniser
-from qa_ray.training.sampling import Batch, LabelledDocument, LabelledQuestion, epoch_examples, make_batch
-from qa_ray.training.trainer import LearningSettings, Trainee, check_alike, rate
+from qa_ray.model.tokenizer import Tokenizer
+from qa_ray.training.sampling import Batch, LabeledDocument, LabeledQuestion, epoch_examples, make_batch
+from qa_ray.training.trainer import OptimizerSettings, Trainer, check_alike, rate
 
-SETTINGS = LearningSettings(
+SETTINGS = OptimizerSettings(
     learning_rate=3e-3, warmup=0.0, weight_decay=0.01, max_gradient_norm=1.0, dropout=None, attention_dropout=0.0,
     gradient_checkpointing=False, dtype="float32", seed=0,
 )  # fmt: skip
@@ -33,13 +33,13 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 def batches(folder: str, *sizes: int) -> list[Batch]:
     """The same twelve examples, in batches of these sizes."""
-    tokeniser = Tokeniser(folder)
-    layout, tokens = tokeniser.layout(), tokeniser(TEXT)
+    tokenizer = Tokenizer(folder)
+    layout, tokens = tokenizer.layout(), tokenizer(TEXT)
     asked = [
-        LabelledQuestion(tokeniser(text).ids_T, np.array([(start, start + 2)], dtype=np.int64))
+        LabeledQuestion(tokenizer(text).ids_T, np.array([(start, start + 2)], dtype=np.int64))
         for text, start in [("Who built it?", 3), ("Where?", 8), ("How much was it?", 12)] * 2
     ]
-    documents = [LabelledDocument(tokens.ids_T, asked)]
+    documents = [LabeledDocument(tokens.ids_T, asked)]
     examples = epoch_examples(
         documents, layout, max_tokens=[40], overlap_tokens=5, positives=1, negatives=1, seed=1, epoch=0
     )
@@ -48,20 +48,20 @@ def batches(folder: str, *sizes: int) -> list[Batch]:
     return [make_batch(documents, layout, examples[a:b]) for a, b in pairwise(bounds)]
 
 
-def trainee(folder: str, averaged_with: Sequence[str] = (), **changes) -> Trainee:
-    settings = LearningSettings(**{**SETTINGS.__dict__, **changes})
-    type_id = Tokeniser(folder).layout().document_type_id
-    return Trainee(folder, settings, document_type_id=type_id, device="cpu", averaged_with=averaged_with)
+def trainer(folder: str, averaged_with: Sequence[str] = (), **changes) -> Trainer:
+    settings = OptimizerSettings(**{**SETTINGS.__dict__, **changes})
+    type_id = Tokenizer(folder).layout().document_type_id
+    return Trainer(folder, settings, document_type_id=type_id, device="cpu", averaged_with=averaged_with)
 
 
 def weights(model: Any) -> torch.Tensor:
-    model = model.pretrained if isinstance(model, Trainee) else model
+    model = model.pretrained if isinstance(model, Trainer) else model
     return torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_learns(checkpoints: dict[str, str], family: str):
-    learner = trainee(checkpoints[family], dropout=0.0, attention_dropout=0.0)
+    learner = trainer(checkpoints[family], dropout=0.0, attention_dropout=0.0)
     whole = batches(checkpoints[family], 12)
     losses = [learner.step(whole, 12, 0.0, (step, 0))[0] / 12 for step in range(60)]
     assert losses[-1] < 0.25 * losses[0]
@@ -70,7 +70,7 @@ def test_every_family_learns(checkpoints: dict[str, str], family: str):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_step_is_the_same_in_one_batch_or_in_many(checkpoints: dict[str, str], family: str):
     folder = checkpoints[family]
-    learners = [trainee(folder, dropout=0.0, attention_dropout=0.0, learning_rate=1e-4) for _ in range(2)]
+    learners = [trainer(folder, dropout=0.0, attention_dropout=0.0, learning_rate=1e-4) for _ in range(2)]
     losses = [
         learner.step(batches(folder, *sizes), 12, 0.0, (0, 0))[0]
         for learner, sizes in zip(learners, [(12,), (3, 4, 5)], strict=True)
@@ -82,7 +82,7 @@ def test_a_step_is_the_same_in_one_batch_or_in_many(checkpoints: dict[str, str],
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_saving_memory_changes_nothing(checkpoints: dict[str, str], family: str):
-    learners = [trainee(checkpoints[family], gradient_checkpointing=save) for save in (False, True)]
+    learners = [trainer(checkpoints[family], gradient_checkpointing=save) for save in (False, True)]
     whole = batches(checkpoints[family], 12)
     losses = [[learner.step(whole, 12, 0.0, (step, 0))[0] for step in range(3)] for learner in learners]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
@@ -91,13 +91,13 @@ def test_saving_memory_changes_nothing(checkpoints: dict[str, str], family: str)
 def test_it_goes_on_from_a_saved_state_as_if_it_had_never_stopped(checkpoints: dict[str, str], tmp_path: Path):
     folder = checkpoints["longformer"]
     whole = batches(folder, 6, 6)
-    unbroken, broken = trainee(folder), trainee(folder)
+    unbroken, broken = trainer(folder), trainer(folder)
     for step in range(6):
         unbroken.step(whole, 12, step / 6, (step, 0))
     for step in range(3):
         broken.step(whole, 12, step / 6, (step, 0))
     broken.save(tmp_path / "state")
-    resumed = trainee(folder, seed=0)
+    resumed = trainer(folder, seed=0)
     resumed.load(tmp_path / "state")
     for step in range(3, 6):
         resumed.step(whole, 12, step / 6, (step, 0))
@@ -109,14 +109,14 @@ def test_dropout_follows_from_seed_and_step_alone(checkpoints: dict[str, str]):
     whole = batches(folder, 12)
 
     def first_loss(seed: int, step: int) -> float:
-        return trainee(folder, dropout=0.3, seed=seed).step(whole, 12, 0.0, (step, 0))[0]
+        return trainer(folder, dropout=0.3, seed=seed).step(whole, 12, 0.0, (step, 0))[0]
 
     assert first_loss(0, 0) == first_loss(0, 0)
     assert len({first_loss(0, 0), first_loss(0, 1), first_loss(1, 0)}) == 3
 
 
 def test_a_gradient_that_is_no_number_stops_it_before_the_weights_are_spoilt(checkpoints: dict[str, str]):
-    learner = trainee(checkpoints["bert"])
+    learner = trainer(checkpoints["bert"])
     before = weights(learner)
     with torch.no_grad():
         learner.pretrained.qa_outputs.bias[0] = torch.nan
@@ -130,10 +130,10 @@ def test_a_gradient_that_is_no_number_stops_it_before_the_weights_are_spoilt(che
 def test_what_is_saved_loads_in_transformers_and_in_the_reader(
     checkpoints: dict[str, str], family: str, dtype: str, tmp_path: Path
 ):
-    learner = trainee(checkpoints[family])
+    learner = trainer(checkpoints[family])
     learner.step(batches(checkpoints[family], 12), 12, 0.0, (0, 0))
     learner.save_pretrained(tmp_path, dtype)
-    Tokeniser(checkpoints[family]).save(str(tmp_path))
+    Tokenizer(checkpoints[family]).save(str(tmp_path))
     loaded = load(str(tmp_path), torch.float32)
     for (name, kept), value in zip(learner.pretrained.state_dict().items(), loaded.state_dict().values(), strict=True):
         torch.testing.assert_close(kept.to(getattr(torch, dtype)).float(), value.float(), msg=name)
@@ -155,20 +155,20 @@ def dropouts(folder: Path) -> dict[str, float]:
 
 def test_the_mean_of_what_was_learnt_and_other_models_is_saved(checkpoints: dict[str, str], tmp_path: Path):
     folder, other = checkpoints["distilbert"], tmp_path / "other"
-    learner = trainee(folder, averaged_with=[folder])
+    learner = trainer(folder, averaged_with=[folder])
     first = weights(learner)
     learner.step(batches(folder, 12), 12, 0.0, (0, 0))
     learner.save_pretrained(other, "float32")
     one = weights(load(str(other), torch.float32))
     torch.testing.assert_close(one, (first + weights(learner)) / 2)
-    learner = trainee(folder, averaged_with=[folder, str(other)])
+    learner = trainer(folder, averaged_with=[folder, str(other)])
     learner.step(batches(folder, 12), 12, 0.0, (1, 0))
-    learnt = weights(learner)
+    learned = weights(learner)
     learner.save_pretrained(tmp_path / "mean", "float32")
     mean = weights(load(str(tmp_path / "mean"), torch.float32))
-    torch.testing.assert_close(mean, (first + one + learnt) / 3)
-    assert not torch.allclose(mean, learnt)
-    assert torch.equal(weights(learner), learnt), "it goes on from all that was learnt"
+    torch.testing.assert_close(mean, (first + one + learned) / 3)
+    assert not torch.allclose(mean, learned)
+    assert torch.equal(weights(learner), learned), "it goes on from all that was learned"
 
 
 def test_only_models_of_one_shape_and_vocabulary_can_be_averaged(checkpoints: dict[str, str], tmp_path: Path):
@@ -186,8 +186,8 @@ def test_only_models_of_one_shape_and_vocabulary_can_be_averaged(checkpoints: di
 def test_a_head_is_made_where_there_is_none(checkpoints: dict[str, str], tmp_path: Path):
     base: Any = load(checkpoints["bert"], torch.float32).base_model
     base.save_pretrained(tmp_path)
-    Tokeniser(checkpoints["bert"]).save(str(tmp_path))
-    heads = [trainee(str(tmp_path), seed=seed).pretrained.qa_outputs.weight for seed in (0, 0, 1)]
+    Tokenizer(checkpoints["bert"]).save(str(tmp_path))
+    heads = [trainer(str(tmp_path), seed=seed).pretrained.qa_outputs.weight for seed in (0, 0, 1)]
     assert torch.equal(heads[0], heads[1])
     assert not torch.equal(heads[0], heads[2])
 

@@ -15,7 +15,7 @@ from qa_ray.evaluation.predictions import Gold, Prediction
 from qa_ray.inference.answers import calibrated
 from qa_ray.schemas import ReadableDocument
 from qa_ray.training.calibrate import fit_scores
-from qa_ray.training.validation import Summary, Validated, ValidationDocument, answer_validation, summarise
+from qa_ray.training.validation import Summary, Validated, ValidationDocument, answer_validation, summarize
 
 
 def row(i: int, gold: list[str], n_best: list[str], score: float, no_answer_score: float = 0.0):
@@ -47,7 +47,7 @@ def test_the_order_of_scores_stays_whatever_they_are_fitted_to(rows: list[tuple[
 
 def test_scores_that_are_right_half_of_the_time_become_a_half():
     rows = [row(i, ["Ada"] if i % 2 else ["Bob"], ["Ada"], 0.9) for i in range(1000)]
-    summary = summarise(rows, "squad")
+    summary = summarize(rows, "squad")
     assert summary.figures["expected_calibration_error"] < 0.01
     assert summary.n_best[0] == [("Ada", pytest.approx(0.5, abs=0.01))]
 
@@ -59,7 +59,7 @@ def test_the_rank_of_the_gold_and_the_scores_of_right_and_wrong_answers_are_told
         row(2, ["Ada"], ["Bob", "Eve"], 0.2),
         row(3, ["Ada"], [], 0.0),
     ]
-    summary = summarise(rows, "squad")
+    summary = summarize(rows, "squad")
     figures, scores = summary.figures, [spans[0][1] for spans in summary.n_best[:3]]
     assert figures["exact_match"] == 25
     assert figures["gold_among_n_best"] == pytest.approx(100 * 2 / 3)
@@ -71,17 +71,17 @@ def test_the_rank_of_the_gold_and_the_scores_of_right_and_wrong_answers_are_told
 def test_the_threshold_is_that_with_the_best_f1():
     rows = [row(i, ["Ada"], ["Ada"], 0.9, 0.3) for i in range(3)]
     rows += [row(i + 3, [], ["Ada"], 0.9, 0.7) for i in range(3)]
-    summary = summarise(rows, "squad")
+    summary = summarize(rows, "squad")
     assert 0.3 <= summary.settings["no_answer_threshold"] < 0.7
     assert summary.figures["f1"] == 100
 
 
 def test_a_model_without_unanswerable_questions_always_answers():
-    assert summarise([row(0, ["Ada"], ["Ada"], 0.9, 0.8)], "squad").settings["no_answer_threshold"] == 1
+    assert summarize([row(0, ["Ada"], ["Ada"], 0.9, 0.8)], "squad").settings["no_answer_threshold"] == 1
 
 
 def test_no_question_with_a_gold_answer_leaves_the_scores_alone():
-    summary = summarise([row(0, [], ["Ada"], 0.9, 0.8)], "squad")
+    summary = summarize([row(0, [], ["Ada"], 0.9, 0.8)], "squad")
     assert (summary.settings["score_slope"], summary.settings["score_intercept"]) == (1, 0)
     assert summary.figures["f1"] == 100
 
@@ -91,14 +91,14 @@ def test_a_reader_with_the_chosen_settings_answers_as_the_summary_says(tmp_path:
     folder = save_model(family, tmp_path, settings={"max_tokens": 48, "overlap_tokens": 8, "max_question_tokens": 16})
     reader = Reader(folder, dtype="float32")
     questions = [f"Who {verb} the {thing}?" for verb in ("built", "signed") for thing in ("dog", "fox", "cost", "Cape")]
-    document = ReadableDocument(TEXT, reader.tokeniser(TEXT), [reader.tokeniser.question(q) for q in questions])
+    document = ReadableDocument(TEXT, reader.tokenizer(TEXT), [reader.tokenizer.question(q) for q in questions])
     found = reader.read([document])[0]
     # Half of the questions have no answer, those of which the model thinks so; of the others it finds every second one.
     by_score = sorted(range(len(found)), key=lambda q: found[q]["no_answer_score"])
     golds = [Gold("d", str(q), []) for q in range(len(found))]
     for rank, q in enumerate(by_score[: len(found) // 2]):
         golds[q] = Gold("d", str(q), ["nothing of it", found[q]["n_best"][0]["answer"]][: 1 + rank % 2])
-    summary = summarise(answer_validation(reader, [ValidationDocument(document, golds, questions)]), "squad")
+    summary = summarize(answer_validation(reader, [ValidationDocument(document, golds, questions)]), "squad")
     assert answered(folder, summary, questions, golds) == (summary.figures["exact_match"], summary.figures["f1"])
     assert summary.settings["score_slope"] != 1
     n_best = [answer["n_best"] for answer in Reader(folder, dtype="float32", **summary.settings).read([document])[0]]

@@ -5,7 +5,7 @@ On a CPU that is faster than the fused kernel: by 1.2 to 1.7 times in float32, 1
 faster with windows of 384 tokens and 1.5 times with 4,096: autograd would make a gradient as large as all tokens for
 every block's slice of them.
 
-In float32, where nothing is to be learnt, few global tokens attend to the hidden states themselves, with W_k^T q as
+In float32, where nothing is to be learned, few global tokens attend to the hidden states themselves, with W_k^T q as
 queries: no token needs global keys and values, which are a seventh of all projections. With 14 of them, one layer's
 global attention then takes a third of the time (768 wide) or three fifths (384 wide). In bfloat16 it was no gain.
 
@@ -60,7 +60,7 @@ class _Block(NamedTuple):
         return slice(self.start, self.start + self.num_queries)
 
 
-class BlockByBlock(NamedTuple):
+class BlockwiseAttention(NamedTuple):
     """Who sees whom in the windows of a batch, for layers of one reach."""
 
     windows: list[slice]  # the tokens of each
@@ -102,13 +102,13 @@ class BlockByBlock(NamedTuple):
         return attention.num_heads * num_scores <= MOST_FOLDED * num_tokens * x_ND.shape[1]
 
 
-def block_by_block(
+def blockwise_attention(
     reach: int,
     lengths_B: Sequence[int],
     num_global_B: Sequence[int],
     dtype: torch.dtype,
     device: torch.device,
-) -> BlockByBlock:
+) -> BlockwiseAttention:
     """``reach`` is how far a local query sees on either side, attention_window / 2."""
 
     @cache  # most blocks of a batch are alike
@@ -136,7 +136,7 @@ def block_by_block(
             mask_QK=mask_QK(stop - start, num_global, near[0] - start, near[1] - start, reach),
         )
 
-    blocks = BlockByBlock([], [], [])
+    blocks = BlockwiseAttention([], [], [])
     first = first_global = 0
     for length, num_global in zip(lengths_B, num_global_B, strict=True):
         of_globals = block(first, 0, num_global, 0, (0, length), length)
@@ -159,7 +159,7 @@ class _ByHand(torch.autograd.Function):
     """Softmax(q kᵀ / √E + mask) v of all blocks, [N, D]."""
 
     @staticmethod
-    def forward(ctx: Any, num_tokens: int, blocks: BlockByBlock, *qkv: Tensor) -> Tensor:
+    def forward(ctx: Any, num_tokens: int, blocks: BlockwiseAttention, *qkv: Tensor) -> Tensor:
         ctx.blocks = blocks
         ctx.save_for_backward(*qkv)
         with torch.autocast("cpu", enabled=False):

@@ -39,7 +39,7 @@ class _Gather(NamedTuple):
         return out_CHQE.transpose(1, 2).flatten(0, 1)
 
 
-class AllAtOnce(NamedTuple):
+class BatchedAttention(NamedTuple):
     """Who sees whom in the windows of a batch, for one call of the fused kernel for all local and one for all global
     tokens of a layer.
     """
@@ -75,13 +75,13 @@ def _rows(x: Tensor, index: Tensor) -> Tensor:
     return x.index_select(0, index.flatten()).unflatten(0, index.shape)
 
 
-def all_at_once(
+def batched_attention(
     reach: int,
     lengths_B: Sequence[int],
     num_global_B: Sequence[int],
     dtype: torch.dtype,
     device: torch.device,
-) -> AllAtOnce:
+) -> BatchedAttention:
     """What attention_by_hand.block_by_block finds, as tensors on the device, which is not waited for."""
     num_tokens = sum(lengths_B)
     most_local = max(1, *(length - num for length, num in zip(lengths_B, num_global_B, strict=True)))
@@ -131,4 +131,4 @@ def all_at_once(
     of_locals = gather(window_C, start_C, length_B, num_queries, num_global, num_near, reach, 0)
     windows, zeros = upto(len(lengths_B)), torch.zeros_like(length_B)
     of_globals = gather(windows, zeros, global_B, num_global, 0, longest, longest, of_locals.query_CQ.numel())
-    return AllAtOnce(of_locals, of_globals, place_N[:-1])
+    return BatchedAttention(of_locals, of_globals, place_N[:-1])

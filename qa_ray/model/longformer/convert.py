@@ -1,6 +1,6 @@
 """A BERT or RoBERTa checkpoint -> a Longformer with the same weights, for inputs several times as long.
 
-The recipe of the Longformer paper (Beltagy et al. 2020, section 5): the learnt positions are repeated up to the new
+The recipe of the Longformer paper (Beltagy et al. 2020, section 5): the learned positions are repeated up to the new
 length, and every query, key and value projection gets a twin of equal weights for global attention. On inputs of at
 most half an attention window, where every token sees every other, the outputs are those of the source (with all token
 types 0); beyond, it is a good start for fine-tuning.
@@ -24,7 +24,7 @@ from transformers.utils import logging as transformers_logging
 from qa_ray.errors import ConfigError, ModelError
 from qa_ray.io.storage import new_folder
 from qa_ray.model.checkpoint import open_checkpoint
-from qa_ray.model.tokenizer import Tokeniser
+from qa_ray.model.tokenizer import Tokenizer
 
 # How each family counts positions: RoBERTa from the padding's id + 1 on, like Longformer; BERT from 0.
 FAMILIES = {"bert": False, "roberta": True}
@@ -117,8 +117,8 @@ def _longformer(source: Any, tokenizer: Any, max_tokens: int, attention_window: 
         name.replace(prefix, "longformer.", 1): weight for name, weight in source.state_dict().items()
     }
     positions, types = (f"longformer.embeddings.{kind}_embeddings.weight" for kind in ("position", "token_type"))
-    learnt = weights[positions][unused if FAMILIES[source.config.model_type] else 0 :]
-    repeated = learnt.repeat(-(-max_tokens // len(learnt)), 1)[:max_tokens]
+    learned = weights[positions][unused if FAMILIES[source.config.model_type] else 0 :]
+    repeated = learned.repeat(-(-max_tokens // len(learned)), 1)[:max_tokens]
     weights[positions] = longformer.state_dict()[positions].index_copy(
         0, torch.arange(unused, unused + max_tokens), repeated
     )
@@ -129,7 +129,7 @@ def _longformer(source: Any, tokenizer: Any, max_tokens: int, attention_window: 
 
 def _tokenizer(folder: str, model: str, max_tokens: int) -> PreTrainedTokenizerFast:
     """The source's, with two separators between question and document, and no token types."""
-    Tokeniser(folder)  # checks it
+    Tokenizer(folder)  # checks it
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     if tokenizer.cls_token is None or tokenizer.sep_token is None:
         raise ModelError(f"model {model!r}: its tokenizer names no classification or separator token; name both in it")

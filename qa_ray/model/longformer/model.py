@@ -27,8 +27,8 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 from torch.utils.checkpoint import checkpoint
 
-from qa_ray.model.longformer.attention_cpu import BlockByBlock, block_by_block
-from qa_ray.model.longformer.attention_gpu import AllAtOnce, all_at_once
+from qa_ray.model.longformer.attention_cpu import BlockwiseAttention, blockwise_attention
+from qa_ray.model.longformer.attention_gpu import BatchedAttention, batched_attention
 
 if TYPE_CHECKING:
     from transformers import LongformerForQuestionAnswering, LongformerModel
@@ -45,7 +45,7 @@ class LongformerQA(nn.Module):
     trained, moved or cast: its save_pretrained saves what was trained here.
     """
 
-    always_fused = False  # True: a CPU attends as a GPU does
+    always_batched = False  # True: a CPU attends as a GPU does
 
     def __init__(self, longformer: LongformerModel, qa_outputs: nn.Linear):
         super().__init__()
@@ -83,8 +83,8 @@ class LongformerQA(nn.Module):
         # Their own mode: this module is new, and in training, also round a model that was set to eval.
         drops = any(layer.attention.self.training and layer.attention.self.dropout for layer in layers)
         given = lengths_B, num_global_B, _dtype(x_ND), x_ND.device
-        by_hand = x_ND.is_cpu and not drops and not self.always_fused
-        blocks = {reach: (block_by_block if by_hand else all_at_once)(reach, *given) for reach in reaches}
+        by_hand = x_ND.is_cpu and not drops and not self.always_batched
+        blocks = {reach: (blockwise_attention if by_hand else batched_attention)(reach, *given) for reach in reaches}
         for layer in layers:
             own_blocks = blocks[layer.attention.self.one_sided_attn_window_size]
             if self.gradient_checkpointing and torch.is_grad_enabled():
@@ -103,7 +103,7 @@ def _dtype(x: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
 
 
-def _layer(layer: LongformerLayer, x_ND: Tensor, blocks: BlockByBlock | AllAtOnce) -> Tensor:
+def _layer(layer: LongformerLayer, x_ND: Tensor, blocks: BlockwiseAttention | BatchedAttention) -> Tensor:
     attended_ND = blocks.attend(layer.attention.self, x_ND.to(_dtype(x_ND)))  # cast once for all projections
     x_ND = layer.attention.output(attended_ND, x_ND)
     if not x_ND.is_cpu:
