@@ -1,21 +1,31 @@
-# make demo     installs, and answers 24 questions on four long documents
-# make test     installs, and runs the tests
-# make test-faults  the long tests: processes, nodes and servers killed, more than half an hour
-# make test-cluster  the long tests on a cluster of real nodes
-# make bench    ours beside transformers and Haystack; the machine should do nothing else
-# make check    the linters, the types, the direction of imports, then the tests
+# make install       the environment in .venv, with the versions of constraints.txt
+# make demo          answers 24 questions about four long documents
+# make check         all that must pass: lint, test
+# make lint          format, lint rules, types and the direction of imports
+# make test          the tests, in two processes; the wheel and the sdist are among them
+# make coverage      the same tests, with a table of the lines of qa_ray that no test ran in its own process
+# make test-package  only the wheel and the sdist, each installed and used outside the repository
+# make test-faults   the slow tests: processes, nodes and servers are killed; more than half an hour
+# make test-cluster  the slow tests on a cluster of real nodes
+# make bench         speed beside transformers and Haystack; run nothing else on the machine
+# make docs          the documentation site in build/site; warnings are errors
+# make reference     docs/reference/config.md, generated from the config classes
+# make clean         removes the environments and what was built
 
 PYTHON ?= python3.11
 BIN := .venv/bin
 INSTALLED := .venv/installed
+PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
+PYTEST := $(BIN)/python -m pytest
+IN_PARALLEL := -n 2 --dist loadfile --no-loadscope-reorder  # tests/conftest.py orders the files
 
-.PHONY: install demo test test-faults test-cluster bench lint check clean
+.PHONY: install demo check lint test coverage test-package test-faults test-cluster bench docs reference clean
 
 install: $(INSTALLED)
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	$(BIN)/python $(PIP_INSTALL) -c constraints.txt -e ".[dev]"
 	touch $@
 
 demo: install
@@ -24,29 +34,7 @@ demo: install
 	$(BIN)/qa-ray answer configs/demo/answer.yaml
 	$(BIN)/qa-ray evaluate configs/demo/evaluate.yaml
 
-# A real S3 server for the tests, in an environment of its own.
-.swift/installed: tests/support/s3-server.txt
-	$(PYTHON) -m venv .swift
-	.swift/bin/python -m pip install --quiet --disable-pip-version-check -r tests/support/s3-server.txt
-	touch $@
-
-test: install .swift/installed
-	$(BIN)/python -m pytest -n 2 --dist loadfile
-
-test-faults: install .swift/installed
-	$(BIN)/python -m pytest -m slow -s --durations=0 tests/answering/test_faults.py
-
-test-cluster: install
-	$(BIN)/python -m pytest -m "slow or not slow" -s --durations=0 tests/cluster
-
-# What qa-ray is measured against, in an environment of its own.
-.bench/installed: tests/benchmarks/peers.txt
-	$(PYTHON) -m venv .bench
-	.bench/bin/python -m pip install --quiet --disable-pip-version-check -r tests/benchmarks/peers.txt
-	touch $@
-
-bench: install .bench/installed
-	$(BIN)/python tests/benchmarks/bench.py
+check: lint test
 
 lint: install
 	$(BIN)/ruff check .
@@ -54,7 +42,47 @@ lint: install
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 
-check: lint test
+# A real S3 server for the tests, in its own environment.
+.swift/installed: tests/support/s3-server.txt
+	$(PYTHON) -m venv .swift
+	.swift/bin/python $(PIP_INSTALL) -r tests/support/s3-server.txt
+	touch $@
+
+test: install .swift/installed
+	$(PYTEST) $(IN_PARALLEL)
+
+coverage: install .swift/installed
+	$(PYTEST) $(IN_PARALLEL) --cov
+
+test-package: install
+	$(PYTEST) --durations=0 tests/packaging
+
+test-faults: install .swift/installed
+	$(PYTEST) -m slow -s --durations=0 tests/answering/test_faults.py
+
+test-cluster: install
+	$(PYTEST) -m "slow or not slow" -s --durations=0 tests/cluster
+
+# The libraries that bench compares with, in their own environment.
+.bench/installed: tests/benchmarks/peers.txt
+	$(PYTHON) -m venv .bench
+	.bench/bin/python $(PIP_INSTALL) -r tests/benchmarks/peers.txt
+	touch $@
+
+bench: install .bench/installed
+	$(BIN)/python tests/benchmarks/bench.py
+
+# The generator of the documentation site, in its own environment: the extra "docs" of pyproject.toml without qa-ray.
+.docs/installed: constraints.txt
+	$(PYTHON) -m venv .docs
+	.docs/bin/python $(PIP_INSTALL) -c constraints.txt mkdocs-material
+	touch $@
+
+docs: .docs/installed
+	.docs/bin/mkdocs build --strict --quiet
+
+reference: install
+	$(BIN)/python -m qa_ray.config.reference > docs/reference/config.md
 
 clean:
-	rm -rf .venv .swift .bench build
+	rm -rf .venv .swift .bench .docs build

@@ -1,4 +1,4 @@
-"""``qa-ray answer CONFIG.yaml [key=value …]``, for ``ray job submit … -- python jobs/answer.py CONFIG.yaml``."""
+"""Runs ``qa-ray answer``: a script for ``ray job submit … -- python jobs/answer.py CONFIG.yaml [key=value …]``."""
 
 import sys
 

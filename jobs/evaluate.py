@@ -1,4 +1,4 @@
-"""``qa-ray evaluate CONFIG.yaml [key=value …]``, for ``ray job submit … -- python jobs/evaluate.py CONFIG.yaml``."""
+"""Runs ``qa-ray evaluate``: a script for ``ray job submit … -- python jobs/evaluate.py CONFIG.yaml [key=value …]``."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""``qa-ray finetune CONFIG.yaml [key=value …]``, for ``ray job submit … -- python jobs/finetune.py CONFIG.yaml``."""
+"""Runs ``qa-ray finetune``: a script for ``ray job submit … -- python jobs/finetune.py CONFIG.yaml [key=value …]``."""
 
 import sys
 

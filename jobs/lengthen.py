@@ -1,4 +1,4 @@
-"""``qa-ray lengthen CONFIG.yaml [key=value …]``, for ``ray job submit … -- python jobs/lengthen.py CONFIG.yaml``."""
+"""Runs ``qa-ray lengthen``: a script for ``ray job submit … -- python jobs/lengthen.py CONFIG.yaml [key=value …]``."""
 
 import sys
 

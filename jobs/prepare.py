@@ -1,4 +1,4 @@
-"""``qa-ray prepare CONFIG.yaml [key=value …]``, for ``ray job submit … -- python jobs/prepare.py CONFIG.yaml``."""
+"""Runs ``qa-ray prepare``: a script for ``ray job submit … -- python jobs/prepare.py CONFIG.yaml [key=value …]``."""
 
 import sys
 

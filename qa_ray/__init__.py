@@ -6,16 +6,23 @@ qa_ray.Reader("default").answer(q, text)     the same in Python, on one machine
 
 from typing import TYPE_CHECKING, Any
 
+from qa_ray.version import VERSION
+
 if TYPE_CHECKING:
     from qa_ray.inference.reader import Reader
 
-__all__ = ["Reader"]
+__version__ = VERSION
+__all__ = ["Reader", "__version__"]
 
 
 def __getattr__(name: str) -> Any:
-    # torch and transformers take seconds to load: only for whoever reads.
+    # Lazy, because torch and transformers take seconds to load.
     if name == "Reader":
         from qa_ray.inference.reader import Reader
 
         return Reader
     raise AttributeError(f"module 'qa_ray' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

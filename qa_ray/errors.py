@@ -1,27 +1,27 @@
-"""What can go wrong, drawn as a tree.
+"""All errors that qa-ray raises on purpose.
 
     QaRayError
-    ├── UserError (also a ValueError)    something that the user can put right; nothing was lost
-    │   ├── ConfigError                  a setting: unknown, of the wrong type, or at odds with another
-    │   ├── InputError                   documents, questions, answers: a path, a column, a type, an id
+    ├── UserError (also a ValueError)    the user can fix it; no results were lost
+    │   ├── ConfigError                  a setting: unknown, of the wrong type, or in conflict with another
+    │   ├── InputError                   the input: a path, a column, a type, an id
     │   ├── ModelError                   a checkpoint that cannot be used for question answering
-    │   └── OutputError                  the place of the results: taken by another run, not writable
-    └── JobError (also a RuntimeError)   the job ran and cannot promise its result (counts, too many rejects)
+    │   └── OutputError                  the output folder: in use by another run, or not writable
+    └── JobError (also a RuntimeError)   the job ran, but its result is incomplete or wrong
 
 Every message gives the value, the place and the remedy.
 """
 
 
 class QaRayError(Exception):
-    """The root of all errors that qa-ray raises on purpose."""
+    """Base class of all errors that qa-ray raises on purpose."""
 
 
 class UserError(QaRayError, ValueError):
-    """A mistake in what was asked; the message says how to mend it."""
+    """A mistake in the input or the configuration; the message says how to fix it."""
 
 
 class ConfigError(UserError):
-    """A setting is unknown, has the wrong type, or does not fit another one."""
+    """A setting is unknown, has the wrong type, or conflicts with another."""
 
 
 class InputError(UserError):
@@ -29,12 +29,12 @@ class InputError(UserError):
 
 
 class ModelError(UserError):
-    """A model cannot be found or is no extractive QA checkpoint."""
+    """A model cannot be found, or is not a checkpoint for extractive question answering."""
 
 
 class OutputError(UserError):
-    """The output's place cannot be written or belongs to another run."""
+    """The output folder cannot be written, or belongs to another run."""
 
 
 class JobError(QaRayError, RuntimeError):
-    """The job ran, but cannot stand for its result."""
+    """The job ran, but its result is incomplete or wrong: counts do not match, or there are too many rejects."""

@@ -1,4 +1,4 @@
-"""The package's log: one logger, and a file for each run."""
+"""The package's logger, and the log file of a run."""
 
 import io
 import logging
@@ -14,9 +14,9 @@ LOG = logging.getLogger("qa_ray")
 
 @contextmanager
 def logged_to(uri: str) -> Iterator[None]:
-    """While the block runs, sends qa-ray's log lines to the file ``uri`` (appended), and to stderr if no terminal.
+    """Appends qa-ray's log lines to the file ``uri`` while the block runs, and writes them to stderr if no terminal.
 
-    Object storage cannot append: there the lines are written when the block ends.
+    Object storage cannot append to a file: there the lines are written when the block ends.
     """
     LOG.setLevel(logging.INFO)
     LOG.propagate = False
@@ -33,12 +33,12 @@ def logged_to(uri: str) -> Iterator[None]:
             LOG.removeHandler(handler)
             handler.close()
         if not is_local(uri):
-            with suppress(OutputError):  # a log is not worth a run
+            with suppress(OutputError):  # a run does not fail because of its log
                 write_text(uri, (read_text(uri) or "") + lines.getvalue())
 
 
 class _LogFile(logging.FileHandler):
-    """A log on a full disk is left as it is; the run itself says that the disk is full."""
+    """Ignores a full disk: the run itself reports it."""
 
     def handleError(self, record: logging.LogRecord) -> None:
         pass

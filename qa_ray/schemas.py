@@ -1,8 +1,10 @@
-"""The rows at every step: Arrow schemas between processes, tuples of arrays within one.
+"""The data of every step: Arrow schemas between processes, tuples of NumPy arrays within one.
 
-Offsets are Unicode code points, half open: ``text[start_char:stop_char] == answer``, always.
+Character offsets count Unicode code points; ranges are half open: ``text[start_char:stop_char] == answer``, always.
+``TABLES`` describes every column that users write or read.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -10,86 +12,126 @@ import numpy as np
 import pyarrow as pa
 
 Ranking = Literal["logit", "logit_minus_null"]
-"""How spans of different windows are ranked against each other: see spans.rank_logits."""
+"""How spans of different windows are compared: see ``inference.spans.rank_logits``."""
 
 
-GOLD = pa.struct([("text", pa.string()), ("start_char", pa.int64())])
-"""One gold answer. An empty list of them means: the document does not answer the question."""
+# ---- Tables that users write and read
 
 
-DOCUMENTS = pa.schema(
-    [
-        pa.field("document_id", pa.string(), nullable=False),
-        pa.field("text", pa.string()),
-    ]
-)
-"""A document; any other column of the user's table is passed through to the answers."""
+class Column(NamedTuple):
+    """A column with its description for the reference."""
+
+    name: str
+    type: pa.DataType
+    description: str
+    nullable: bool = True
 
 
-QUESTIONS = pa.schema(
-    [
-        pa.field("question_id", pa.string(), nullable=False),
-        pa.field("question", pa.string()),
-        pa.field("document_id", pa.string()),  # null: asked of every document
-        pa.field("answers", pa.list_(GOLD)),  # null: no gold known
-    ]
-)
-"""A question, bound to a document by ``document_id`` or asked of all. Other columns may follow (types, titles, …)."""
+def _struct(columns: Iterable[Column]) -> pa.StructType:
+    return pa.struct([(column.name, column.type) for column in columns])
 
 
-SPAN = pa.struct(
-    [
-        ("answer", pa.string()),
-        ("start_char", pa.int64()),
-        ("stop_char", pa.int64()),
-        ("score", pa.float64()),
-    ]
+def _schema(columns: Iterable[Column]) -> pa.Schema:
+    return pa.schema([pa.field(column.name, column.type, column.nullable) for column in columns])
+
+
+_DOCUMENT = (
+    Column("document_id", pa.string(), "Unique id of the document: string or integer, never null.", nullable=False),
+    Column("text", pa.string(), "Text of the document; if it is null or blank, its questions become rejects."),
 )
 
-
-ANSWER = pa.struct(
-    [
-        ("question_id", pa.string()),
-        ("question", pa.string()),
-        ("answer", pa.string()),  # null: no answer, and so are the next three
-        ("start_char", pa.int64()),
-        ("stop_char", pa.int64()),
-        ("score", pa.float64()),
-        ("no_answer_score", pa.float64()),
-        ("n_best", pa.list_(SPAN)),
-        ("snippet", pa.string()),
-        ("num_windows", pa.int32()),
-    ]
+_GOLD = (
+    Column("text", pa.string(), "Text of the gold answer."),
+    Column("start_char", pa.int64(), "Code point of the document at which it starts; null: unknown."),
 )
-"""The answer to one question in one document; in the answers table ``document_id`` stands before it."""
+GOLD = _struct(_GOLD)
+"""One gold answer."""
 
-
-REJECT = pa.struct(
-    [
-        ("question_id", pa.string()),
-        ("stage", pa.string()),
-        ("reason", pa.string()),
-        ("detail", pa.string()),
-    ]
+_QUESTION = (
+    Column("question_id", pa.string(), "Id: string or integer, unique within a document, never null.", nullable=False),
+    Column("question", pa.string(), "Text of the question; null or blank: a reject, or an error if asked of all."),
+    Column("document_id", pa.string(), "Document that the question is about; null: it is asked of every document."),
+    Column(
+        "answers",
+        pa.list_(GOLD),
+        "Gold answers, for evaluation and training; empty: the document does not answer the question; null: unknown.",
+    ),
 )
-"""A (document, question) that could not be answered: the stage that gave up, a reason to count by, a detail to read."""
+
+_SPAN = (
+    Column("answer", pa.string(), "Text of the span."),
+    Column("start_char", pa.int64(), "Its first code point in the document."),
+    Column("stop_char", pa.int64(), "The code point after its last: text[start_char:stop_char] == answer."),
+    Column(
+        "score",
+        pa.float64(),
+        "In [0, 1]: how likely the span is right if the document answers the question; a probability if the model is "
+        "calibrated. Comparable across windows and documents.",
+    ),
+)
+SPAN = _struct(_SPAN)
+"""A candidate answer."""
+
+_ANSWER = (
+    Column("question_id", pa.string(), "Id of the question; unique within a document."),
+    Column("question", pa.string(), "Text of the question."),
+    Column("answer", pa.string(), "Text of the best span; null: no answer, and so are the next three and snippet."),
+    *_SPAN[1:],
+    Column(
+        "no_answer_score",
+        pa.float64(),
+        "Null-answer score in [0, 1]; uncalibrated: use it for ranking and thresholds only. Above "
+        "answers.no_answer_threshold the answer is null.",
+    ),
+    Column("n_best", pa.list_(SPAN), "The best spans in descending order, also where the answer is null."),
+    Column(
+        "snippet", pa.string(), "The answer with the text around it, about answers.snippet_chars long; … marks cuts."
+    ),
+    Column("num_windows", pa.int32(), "Number of windows that the document was cut into for this question."),
+)
+ANSWER = _struct(_ANSWER)
+"""The answer to one question in one document; ``document_id`` precedes it in the answers table."""
+
+_REJECT = (
+    Column("question_id", pa.string(), "Id of the question; null: a document without questions (prepare)."),
+    Column("stage", pa.string(), "Stage that rejected it: prepare, documents, tokens, logits or labels."),
+    Column("reason", pa.string(), "Reason to count by, such as empty_text or question_too_long, or an error's class."),
+    Column("detail", pa.string(), "What exactly is wrong, and often the remedy."),
+)
+REJECT = _struct(_REJECT)
+"""A (document, question) pair that could not be answered or trained on."""
+
+TABLES: dict[str, tuple[Column, ...]] = {
+    "documents": _DOCUMENT,
+    "questions": _QUESTION,
+    "questions.answers": _GOLD,
+    "answers": (
+        Column("document_id", pa.string(), "Id of the document, as a string."),
+        *_ANSWER,
+        Column("model_fingerprint", pa.string(), "SHA-256 of the model that answered."),
+    ),
+    "answers.n_best": _SPAN,
+    "rejects": (Column("document_id", pa.string(), "Id of the document; null: every document (prepare)."), *_REJECT),
+}
+"""Columns by table, or by column of structs. Documents and questions may have further columns of any type."""
+
+DOCUMENTS = _schema(TABLES["documents"])
+QUESTIONS = _schema(TABLES["questions"])
+ANSWERS = _schema(TABLES["answers"])
+REJECTS = _schema(TABLES["rejects"])
 
 
 def flat(struct: pa.StructType) -> pa.Schema:
-    """The table of ``document_id`` and the fields of ``struct``: what a part's lists become in the end."""
+    """The schema of ``document_id`` followed by the fields of ``struct``: a list column of part files as a table."""
     return pa.schema([pa.field("document_id", pa.string()), *struct])
 
 
-ANSWERS = flat(ANSWER).append(pa.field("model_fingerprint", pa.string()))
-
-
-REJECTS = flat(REJECT)
+# ---- Tables between the stages
 
 
 TOKENIZED_QUESTION = pa.struct(
     [("question_id", pa.string()), ("question", pa.string()), ("token_ids", pa.list_(pa.int32()))]
 )
-
 
 TOKENIZED = pa.schema(
     [
@@ -101,8 +143,7 @@ TOKENIZED = pa.schema(
         pa.field("rejects", pa.list_(REJECT)),
     ]
 )
-"""A document with the questions that can be asked of it, on its way from the CPU workers to the model."""
-
+"""A document's tokens with their character ranges, and its tokenized questions: from the CPU workers to the model."""
 
 PART = pa.schema(
     [
@@ -112,8 +153,7 @@ PART = pa.schema(
         pa.field("num_windows", pa.int64()),
     ]
 )
-"""What the run writes for one document, before its ``document_id`` and its passed-through columns."""
-
+"""What a run writes to part files for each document, besides its ``document_id`` and passed-through columns."""
 
 LABELED_QUESTION = pa.struct(
     [
@@ -121,10 +161,9 @@ LABELED_QUESTION = pa.struct(
         ("question", pa.string()),
         ("token_ids", pa.list_(pa.int32())),
         ("answers", pa.list_(pa.struct([("start_token", pa.int32()), ("stop_token", pa.int32())]))),
-        ("gold", pa.list_(pa.string())),  # the texts of the answers
+        ("gold", pa.list_(pa.string())),  # the texts of all gold answers, also of those that could not be located
     ]
 )
-
 
 LABELED = pa.schema(
     [
@@ -133,58 +172,62 @@ LABELED = pa.schema(
         *(field for field in TOKENIZED if field.name not in ("questions", "rejects")),
         pa.field("questions", pa.list_(LABELED_QUESTION)),
         pa.field("rejects", pa.list_(REJECT)),
-        pa.field("found", pa.list_(pa.string())),  # of each gold answer: how it was found, or why not
+        pa.field("found", pa.list_(pa.string())),  # for each gold answer, how it was located or why it was not
     ]
 )
-"""A document to learn from: what is asked of it, and the tokens of the answers."""
+"""A document for training: its tokens, its questions, and the token ranges of their answers."""
+
+
+# ---- Arrays within a process
 
 
 class BatchSize(NamedTuple):
-    """What went through the model at once, and how many tokens might have."""
+    """The size of one batch of the model."""
 
     num_windows: int
     num_tokens: int
     num_computed: int  # tokens, with padding
-    batch_tokens: int
-    oom_retries: int = 0  # batches before it that did not fit into memory
+    batch_tokens: int  # the limit for a batch
+    oom_retries: int = 0  # larger batches that ran out of memory before this one
 
 
 class Tokens(NamedTuple):
-    """T tokens of one text: vocabulary ids and the half-open character range of each; all int32."""
+    """T tokens of one text: their vocabulary ids and half-open character ranges, [T] int32 each."""
 
     ids_T: np.ndarray
     start_char_T: np.ndarray
     stop_char_T: np.ndarray
 
     def __len__(self) -> int:
-        """T. (A NamedTuple would say 3, the number of its fields.)"""
+        """T, where a NamedTuple would return its number of fields."""
         return len(self.ids_T)
 
 
 @dataclass(frozen=True)
 class Layout:
-    """The special tokens round question and document, and the token type of the document's part.
+    """The special tokens around question and document, and the token type of the document.
 
     ``prefix question middle document suffix``: ``<s> question </s></s> document </s>`` for RoBERTa and Longformer,
-    ``[CLS] question [SEP] document [SEP]`` for BERT and DistilBERT. Read off the tokenizer itself, not off its name.
+    ``[CLS] question [SEP] document [SEP]`` for BERT and DistilBERT. Taken from the tokenizer's output, not its name.
     """
 
     prefix: tuple[int, ...]
     middle: tuple[int, ...]
     suffix: tuple[int, ...]
     pad_id: int
-    document_type_id: int  # 0 where the model knows no token types
+    document_type_id: int  # 0 if the model has no token types
 
     @property
     def num_special_tokens(self) -> int:
-        """Special tokens in every window."""
+        """The number of special tokens in every window."""
         return len(self.prefix) + len(self.middle) + len(self.suffix)
 
 
 class Windows(NamedTuple):
-    """W windows over the tokens of one document, in order; all ranges half open, in tokens of the document.
+    """W windows over one document, in order: half-open ranges of its tokens, [W] each.
 
-    ``[own_start, own_stop)`` are the tokens that a window owns: these ranges follow each other without gap or overlap.
+    ``[start, stop)`` are the tokens of a window and ``[own_start, own_stop)`` those that it owns: every token of the
+    document is owned by exactly one window.
     """
 
     start_W: np.ndarray
@@ -193,18 +236,18 @@ class Windows(NamedTuple):
     own_stop_W: np.ndarray
 
     def __len__(self) -> int:
-        """W. (A NamedTuple would say 4, the number of its fields.)"""
+        """W, where a NamedTuple would return its number of fields."""
         return len(self.start_W)
 
     def reach_T(self) -> np.ndarray:
-        """For each token, how many tokens the last window that holds it has from there on: no span is longer."""
+        """For each token, the number of tokens from it to the end of the last window that has it: no span is longer."""
         num_tokens = int(self.stop_W[-1])
         num_until_next_W = np.diff(np.append(self.start_W, num_tokens))
         return np.repeat(self.stop_W, num_until_next_W) - np.arange(num_tokens)
 
 
 class Span(NamedTuple):
-    """Tokens ``[start_token, stop_token)`` of the document, and start + end logit."""
+    """Tokens ``[start_token, stop_token)`` of the document, and the sum of their start and end logit."""
 
     start_token: int
     stop_token: int
@@ -212,7 +255,7 @@ class Span(NamedTuple):
 
 
 class ReadableDocument(NamedTuple):
-    """A document as the reader wants it: text, its tokens, and the token ids of each question."""
+    """The input of the reader: a document's text, its tokens, and the token ids of each question."""
 
     text: str
     tokens: Tokens
@@ -220,8 +263,8 @@ class ReadableDocument(NamedTuple):
 
 
 class Question(NamedTuple):
-    """A question's id and its text, which may still be null or empty; its gold answers where the table has them."""
+    """A question; its text is not checked yet and may be null or empty."""
 
     question_id: str
     question: str | None
-    answers: list[dict[str, Any]] | None = None  # the fields of schemas.GOLD
+    answers: list[dict[str, Any]] | None = None  # rows of GOLD; None: unknown

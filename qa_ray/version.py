@@ -1,3 +1,3 @@
-"""The version of qa-ray: here too, since code that travels to a cluster in a job's folder is installed nowhere."""
+"""The version, in code: on a cluster the package travels in a job's folder, where it is not installed."""
 
 VERSION = "0.1.0"

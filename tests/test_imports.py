@@ -1,5 +1,8 @@
+import importlib.metadata
 import subprocess
 import sys
+
+import qa_ray
 
 
 def loaded_by(statement: str) -> set[str]:
@@ -12,14 +15,30 @@ def test_importing_the_package_loads_neither_torch_nor_ray_nor_transformers():
 
 
 def test_the_command_line_reads_a_config_without_torch_or_ray():
-    assert not loaded_by("import qa_ray.cli.main, qa_ray.config") & {"torch", "ray", "transformers"}
+    assert not loaded_by("import qa_ray.cli.main, qa_ray.config") & {"torch", "ray", "transformers", "datasets"}
+
+
+def test_the_settings_load_without_torch_or_transformers():
+    assert not loaded_by("import qa_ray.inference.settings") & {"torch", "ray", "transformers", "datasets"}
 
 
 def test_the_stages_work_without_ray():
     assert "ray" not in loaded_by("import qa_ray.inference.reader")
 
 
-def test_what_counts_for_a_run_needs_no_model():
+def test_run_statistics_and_the_crash_guard_need_no_model():
     rooms = "runtime.run_stats", "runtime.progress", "answering.crash_guard", "runtime.datasource"
     loaded = loaded_by("import " + ", ".join(f"qa_ray.{room}" for room in rooms))
     assert not loaded & {"torch", "transformers"}
+
+
+def test_all_lists_exactly_the_public_names_and_each_can_be_imported():
+    namespace: dict[str, object] = {}
+    exec("from qa_ray import *", namespace)
+    assert namespace.keys() - {"__builtins__"} == set(qa_ray.__all__) == {"Reader", "__version__"}
+    assert sorted(qa_ray.__all__) == qa_ray.__all__ == dir(qa_ray)
+    assert namespace["Reader"] is qa_ray.Reader
+
+
+def test_the_version_is_that_of_the_installed_package():
+    assert qa_ray.__version__ == importlib.metadata.version("qa-ray")

@@ -1,6 +1,6 @@
-"""Tokens -> answers, in Ray's actors with the model: Arrow tables in, parts out, one row a document.
+"""Tokens -> answers, in Ray actors with the model: Arrow tables in, part files out, one row per document.
 
-Here is the boundary of rejects: a document that makes the model fail becomes a row that says so.
+This is the reject boundary: a document on which the model fails becomes rejects with the reason.
 """
 
 from dataclasses import dataclass
@@ -25,28 +25,28 @@ from qa_ray.schemas import PART, TOKENIZED, BatchSize, ReadableDocument, Tokens
 
 @dataclass(frozen=True)
 class ActorSettings:
-    """What an AnswerDocuments actor needs to know."""
+    """The settings of an AnswerDocuments actor."""
 
     storage: dict[str, Any]  # for configure_s3
     model: str
     model_fingerprint: str
     id_column: str
-    reading: InferenceSettings
+    inference: InferenceSettings
     device: str
     dtype: str
     forward: str
     batch_tokens: int | None
     num_threads: int
-    parts: str  # where to write
+    parts: str  # the folder of the part files
 
 
 class AnswerDocuments:
-    """An actor with the model: answers the questions of a block of documents, and writes them as schemas.PART."""
+    """An actor with the model: answers the questions of a block of documents and writes them as schemas.PART."""
 
     def __init__(self, settings: ActorSettings, stats: Any, crash_guard: Any):
         configure_s3(**settings.storage)
-        # Ray calls __call__ in another thread than this one. Two threads with OpenMP workers of their own would be more
-        # than the cores, so that all wait asleep for each other: the forward pass then took 1.4 to 2 times as long.
+        # Ray calls __call__ in another thread than __init__. OpenMP workers of both threads would outnumber the cores
+        # and wait for each other asleep: the forward pass then took 1.4 to 2 times as long.
         use_threads(1)
         keep_memory()
         if open_checkpoint(settings.model).fingerprint != settings.model_fingerprint:
@@ -65,30 +65,31 @@ class AnswerDocuments:
         self._name = ray.get(stats.register.remote("answer"))
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        """Writes the block's documents, each with all its answers and rejects; tells how many they are."""
+        """Writes a part file with the answers and rejects of each document; returns the number of documents."""
         use_threads(self._settings.num_threads)
         if abort_reason := ray.get(self._stats.abort_reason.remote()):
             raise JobError(abort_reason)
-        asked = table["questions"].to_pylist()
-        documents = [_readable(table, row, asked[row]) for row in range(table.num_rows)]
+        questions = table["questions"].to_pylist()
+        documents = [_readable(table, row, questions[row]) for row in range(table.num_rows)]
         rejects = table["rejects"].to_pylist()
         answers = run_guarded(
             self._crash_guard,
             "logits",
             [str(id_) for id_ in table[self._settings.id_column].to_pylist()],
-            together=lambda: self._answers(documents, asked, rejects),
-            alone=lambda row: self._answers_alone(documents[row], asked[row], rejects[row]),
-            give_up=lambda row, detail: self._give_up(asked[row], rejects[row], detail),
+            batched=lambda: self._answer_batch(documents, questions, rejects),
+            one_by_one=lambda row: self._answer_document(documents[row], questions[row], rejects[row]),
+            on_crash=lambda row, detail: self._reject_document(questions[row], rejects[row], detail),
         )
-        num_windows = [sum(answer["num_windows"] for answer in found) for found in answers]
         rows = {
-            "answers": [_with_questions(*row) for row in zip(asked, answers, strict=True)],
+            "answers": [_with_questions(*row) for row in zip(questions, answers, strict=True)],
             "rejects": rejects,
             "num_tokens": [len(document.tokens) for document in documents],
-            "num_windows": num_windows,
+            "num_windows": [sum(answer["num_windows"] for answer in row) for row in answers],
         }
-        kept = table.drop_columns(TOKENIZED.names)
-        part = pa.table([*kept.columns, *pa.table(rows, PART).columns], [*kept.column_names, *PART.names])
+        passed_through = table.drop_columns(TOKENIZED.names)
+        part = pa.table(
+            [*passed_through.columns, *pa.table(rows, PART).columns], [*passed_through.column_names, *PART.names]
+        )
         if part.num_rows:
             with self._reader.model.stopwatch.stage("write"):
                 write_part(self._settings.parts, part)
@@ -105,34 +106,34 @@ class AnswerDocuments:
     def _on_batch(self, size: BatchSize) -> None:
         self._stats.add_batch.remote(size)
 
-    def _answers(
-        self, documents: list[ReadableDocument], asked: list[list[dict]], rejects: list[list[dict]]
+    def _answer_batch(
+        self, documents: list[ReadableDocument], questions: list[list[dict]], rejects: list[list[dict]]
     ) -> list[list[dict[str, Any]]]:
-        """The answers of each document; one that makes the model fail is rejected alone."""
+        """The answers of each document; if the model fails on one, only that one is rejected."""
         try:
-            return self._reader.read(documents, self._settings.reading, self._on_batch)
-        except Exception:  # the reject boundary: find the culprit
-            return [self._answers_alone(*row) for row in zip(documents, asked, rejects, strict=True)]
+            return self._reader.read(documents, self._settings.inference, self._on_batch)
+        except Exception:  # the reject boundary: find the document that caused it
+            return [self._answer_document(*row) for row in zip(documents, questions, rejects, strict=True)]
 
-    def _answers_alone(
-        self, document: ReadableDocument, asked: list[dict], rejects: list[dict]
+    def _answer_document(
+        self, document: ReadableDocument, questions: list[dict], rejects: list[dict]
     ) -> list[dict[str, Any]]:
         try:
-            return self._reader.read([document], self._settings.reading, self._on_batch)[0]
+            return self._reader.read([document], self._settings.inference, self._on_batch)[0]
         except Exception as error:  # the reject boundary
-            rejects.extend(failure(question["question_id"], "logits", error) for question in asked)
+            rejects.extend(failure(question["question_id"], "logits", error) for question in questions)
             return []
 
-    def _give_up(self, asked: list[dict], rejects: list[dict], detail: str) -> list[dict[str, Any]]:
-        rejects.extend(reject(question["question_id"], "logits", "process_died", detail) for question in asked)
+    def _reject_document(self, questions: list[dict], rejects: list[dict], detail: str) -> list[dict[str, Any]]:
+        rejects.extend(reject(question["question_id"], "logits", "process_died", detail) for question in questions)
         return []
 
 
-def _with_questions(asked: list[dict], found: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [{"question_id": q["question_id"], "question": q["question"]} | fields for q, fields in zip(asked, found)]
+def _with_questions(questions: list[dict], answers: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{"question_id": q["question_id"], "question": q["question"]} | a for q, a in zip(questions, answers)]
 
 
-def _readable(table: pa.Table, row: int, asked: list[dict]) -> ReadableDocument:
+def _readable(table: pa.Table, row: int, questions: list[dict]) -> ReadableDocument:
     columns = (table[name][row].values for name in ("token_ids", "start_char", "stop_char"))
     tokens = Tokens(*(column.to_numpy() for column in columns))
-    return ReadableDocument(table["text"][row].as_py(), tokens, [np.array(q["token_ids"], np.int32) for q in asked])
+    return ReadableDocument(table["text"][row].as_py(), tokens, [np.array(q["token_ids"], np.int32) for q in questions])

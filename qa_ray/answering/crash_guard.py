@@ -1,9 +1,9 @@
-"""Documents that kill the process which reads them: found by what was begun and never ended.
+"""Detects documents that crash workers, by tracking work that was started and never finished.
 
-Ray starts a dead actor again and gives it the same block, for ever. So an actor says what it begins to read and what it
-has read. One that finds that documents of its block were begun before, and never ended, reads them one by one; and one
-that was being read alone at MAX_DEATHS deaths is given up, while its neighbours are answered. A process that dies for
-another reason (a preempted node) costs its block the batching, and nothing else.
+Ray restarts a dead actor and gives it the same block again, forever. So the actors report to one CrashGuard what they
+begin and end. If a document of a block was begun before and never ended, the block is processed one document at a time;
+a document that was being processed alone at MAX_CRASHES crashes is rejected, and its neighbors are answered. A process
+that dies for another reason (a preempted node) costs its block the batching, and nothing else.
 """
 
 from collections import Counter
@@ -12,65 +12,66 @@ from typing import Any, TypeVar
 
 import ray
 
-MAX_DEATHS = 3
+MAX_CRASHES = 3
 
 Result = TypeVar("Result")
 
 
 class CrashGuard:
-    """The actor that remembers what all others began to read, together with other documents or alone."""
+    """An actor that counts, for each (stage, document), the times it was begun and not ended, in a batch or alone."""
 
     def __init__(self):
-        self._together: Counter[tuple[str, str]] = Counter()
-        self._alone: Counter[tuple[str, str]] = Counter()
+        self._open_batches: Counter[tuple[str, str]] = Counter()
+        self._open_documents: Counter[tuple[str, str]] = Counter()
 
-    def begin(self, stage: str, ids: Sequence[str]) -> bool:
-        """Notes that a block was begun; whether one of its documents had been before, and never ended."""
-        were_begun = any(self._together[stage, id_] for id_ in ids)
-        self._together.update((stage, id_) for id_ in ids)
-        return were_begun
+    def begin_batch(self, stage: str, ids: Sequence[str]) -> bool:
+        """Records that a batch was begun; whether one of its documents was begun before and never ended."""
+        is_suspect = any(self._open_batches[stage, id_] for id_ in ids)
+        self._open_batches.update((stage, id_) for id_ in ids)
+        return is_suspect
 
-    def begin_alone(self, stage: str, id_: str) -> int:
-        """Notes that a document was begun alone; how often it had been before, and never ended."""
-        deaths = self._alone[stage, id_]
-        self._alone[stage, id_] = min(deaths + 1, MAX_DEATHS)
-        return deaths
-
-    def end_alone(self, stage: str, id_: str) -> None:
-        """Notes that a document was read to its end, alone."""
-        self._alone.pop((stage, id_), None)
-
-    def end(self, stage: str, ids: Sequence[str]) -> None:
-        """Notes that a block was read to its end."""
+    def end_batch(self, stage: str, ids: Sequence[str]) -> None:
+        """Records that a batch was processed."""
         for id_ in ids:
-            self._together.pop((stage, id_), None)
-            self._alone.pop((stage, id_), None)
+            self._open_batches.pop((stage, id_), None)
+            self._open_documents.pop((stage, id_), None)
+
+    def begin_document(self, stage: str, id_: str) -> int:
+        """Records that a document was begun alone; how often it was before and never ended."""
+        num_crashes = self._open_documents[stage, id_]
+        self._open_documents[stage, id_] = min(num_crashes + 1, MAX_CRASHES)
+        return num_crashes
+
+    def end_document(self, stage: str, id_: str) -> None:
+        """Records that a document was processed alone."""
+        self._open_documents.pop((stage, id_), None)
 
 
 def run_guarded(
-    crash_guard: Any,
+    guard: Any,
     stage: str,
     ids: Sequence[str],
     *,
-    together: Callable[[], list[Result]],
-    alone: Callable[[int], Result],
-    give_up: Callable[[int, str], Result],
+    batched: Callable[[], list[Result]],
+    one_by_one: Callable[[int], Result],
+    on_crash: Callable[[int, str], Result],
 ) -> list[Result]:
-    """What ``together()`` says of a block; if that killed a process before, what ``alone(row)`` says of each document.
+    """One result per document: of ``batched()``, or of ``one_by_one(row)`` if the batch crashed a process before.
 
-    ``give_up(row, detail)`` stands for a document that killed the process when it was read alone.
+    ``on_crash(row, detail)`` gives the result of a document that crashed its process MAX_CRASHES times when alone.
+    ``guard`` is the handle of a CrashGuard actor.
     """
-    if not ray.get(crash_guard.begin.remote(stage, ids)):
-        results = together()
+    if not ray.get(guard.begin_batch.remote(stage, ids)):
+        results = batched()
     else:
         results = []
         for row, id_ in enumerate(ids):
-            deaths: Any = ray.get(crash_guard.begin_alone.remote(stage, id_))
-            if deaths < MAX_DEATHS:
-                results.append(alone(row))
-                crash_guard.end_alone.remote(stage, id_)
+            num_crashes: Any = ray.get(guard.begin_document.remote(stage, id_))
+            if num_crashes < MAX_CRASHES:
+                results.append(one_by_one(row))
+                guard.end_document.remote(stage, id_)
             else:
-                detail = f"the process that read document {id_!r} died {deaths} times, reading nothing else"
-                results.append(give_up(row, f"{detail}: a crash in native code, or too little memory"))
-    crash_guard.end.remote(stage, ids)
+                detail = f"the worker process died {num_crashes} times while it processed document {id_!r} alone"
+                results.append(on_crash(row, f"{detail}: a crash in native code, or too little memory"))
+    guard.end_batch.remote(stage, ids)
     return results

@@ -1,10 +1,8 @@
-"""What a run will be: everything checked and counted before a model is loaded or a GPU asked for."""
+"""The config of an answer job -> a checked plan with an estimate of the work, before Ray starts or weights load."""
 
 import json
 from dataclasses import dataclass
 from typing import Any
-
-from rich.table import Table
 
 from qa_ray.config import AnswerConfig
 from qa_ray.inference.settings import InferenceSettings, resolve_settings
@@ -15,19 +13,15 @@ from qa_ray.io.row_checks import check
 from qa_ray.io.storage import absolute_uri
 from qa_ray.model.checkpoint import Checkpoint, model_anywhere, open_checkpoint
 from qa_ray.model.tokenizer import Tokenizer
+from qa_ray.output.sinks import check_formats
 from qa_ray.schemas import Layout
 from qa_ray.version import VERSION
 
 SAMPLE_DOCUMENTS = 64
-
-
 SAMPLE_BYTES = 4_000_000
-
-
-BYTES_PER_TOKEN, TYPICAL_QUESTION = 4, 12  # of text in UTF-8; tokens
-
-
-# A block is the unit that is lost when a worker dies, and that keeps an actor busy: seconds to a minute of work.
+SAMPLE_QUESTIONS = 100  # of a document
+BYTES_PER_TOKEN, QUESTION_TOKENS = 4, 12  # typical: bytes of UTF-8, tokens of a question
+# The windows of a block, which is the work that is lost when a worker dies: seconds to a minute of an actor's time.
 BLOCK_WINDOWS = {"cpu": 512, "cuda": 8_192}
 
 
@@ -43,42 +37,25 @@ class Plan:
     checkpoint: Checkpoint
     settings: InferenceSettings
     identity: dict[str, Any]
-    num_pairs: int  # answers and rejects that must come out
-    num_tokens: int  # of documents; estimated from a sample, like the windows
-    num_windows: int
+    num_pairs: int  # (document, question) pairs, each of which becomes an answer or a reject
+    num_tokens: int  # of all documents, estimated from a sample
+    num_windows: int  # of all pairs, likewise
 
     def rows_per_block(self, device: str, num_actors: int) -> int:
-        """Documents a block, so that blocks are about BLOCK_WINDOWS and every actor gets several."""
+        """Documents per block, such that a block has at most about BLOCK_WINDOWS and each actor gets at least four."""
         windows_per_document = max(self.num_windows / self.documents.num_documents, 1e-6)
         by_windows = BLOCK_WINDOWS[device] / windows_per_document
         by_actors = self.documents.num_documents / (4 * num_actors)
         return max(1, int(min(by_windows, by_actors, 4096)))
 
-    def to_table(self) -> Table:
-        """The plan for a person to read."""
-        table = Table(title="Plan", show_header=False, title_justify="left")
-        documents, settings = self.documents, self.settings
-        rows = {
-            "documents": f"{documents.num_documents:,} in {len(documents.paths):,} files, "
-            f"{documents.text_bytes / 1e6:,.1f} MB of text",
-            "questions": f"{self.questions.num_bound:,} bound to a document, "
-            f"{len(self.questions.to_all):,} asked of all: {self.num_pairs:,} answers",
-            "model": f"{self.checkpoint.name} ({self.checkpoint.fingerprint[:12]})",
-            "windows": f"about {self.num_windows:,} of at most {settings.max_tokens:,} tokens, "
-            f"overlap {settings.overlap_tokens}",
-            "output": self.output,
-        }
-        for name, value in rows.items():
-            table.add_row(name, value)
-        return table
-
 
 def make_plan(config: AnswerConfig) -> Plan:
-    """Checks config, model, documents and questions, and estimates the work.
+    """Checks the config, model, documents and questions, and estimates the work.
 
     Raises:
-        UserError: the first thing that is wrong, with its remedy.
+        UserError: the first mistake found, with its remedy.
     """
+    check_formats(config.export)
     model = model_anywhere(config.model)
     checkpoint = open_checkpoint(model)
     tokenizer = Tokenizer(checkpoint.folder)
@@ -131,28 +108,29 @@ def _estimate(
     layout: Layout,
     settings: InferenceSettings,
 ) -> tuple[int, int]:
-    """Tokens and windows of the whole job, from a sample's per byte of text.
+    """The number of tokens and of windows of the whole job: those of a sample, scaled by the bytes of text."""
 
-    Where no document can be had as a sample, all are taken to be of one length.
-    """
-    sampled_bytes = num_tokens = num_windows = 0
+    def num_windows_of(document_tokens: int, question_tokens: int) -> int:
+        question_tokens = min(question_tokens, settings.max_question_tokens)
+        room = settings.max_tokens - layout.num_special_tokens - question_tokens
+        return len(windows(document_tokens, room, settings.overlap_tokens))
+
+    num_bytes = num_tokens = num_windows = 0
     for document_id, text in sample(documents, SAMPLE_DOCUMENTS):
         checked = check(document_id, text, questions.of(document_id))
         document = tokenizer(checked.text) if checked.text else ()
-        sampled_bytes += len(text.as_buffer() or b"")
+        num_bytes += len(text.as_buffer() or b"")
         num_tokens += len(document)
-        for question in checked.questions[:100] if len(document) else ():
-            length = min(len(tokenizer.question(question.question or "")), settings.max_question_tokens)
-            room = settings.max_tokens - layout.num_special_tokens - length
-            share = max(1.0, len(checked.questions) / 100)
-            num_windows += share * len(windows(len(document), room, settings.overlap_tokens))
-        if sampled_bytes > SAMPLE_BYTES:
+        weight = max(1.0, len(checked.questions) / SAMPLE_QUESTIONS)
+        for question in checked.questions[:SAMPLE_QUESTIONS] if len(document) else ():
+            question_tokens = len(tokenizer.question(question.question or ""))
+            num_windows += weight * num_windows_of(len(document), question_tokens)
+        if num_bytes > SAMPLE_BYTES:
             break
-    if not sampled_bytes:
+    if not num_bytes:  # no document is small enough to be sampled: assume that all have the same length
         num_tokens = documents.text_bytes // BYTES_PER_TOKEN
-        pairs = questions.num_bound + len(questions.to_all) * documents.num_documents
-        room = settings.max_tokens - layout.num_special_tokens - min(TYPICAL_QUESTION, settings.max_question_tokens)
-        per_document = windows(max(1, num_tokens // documents.num_documents), room, settings.overlap_tokens)
-        return num_tokens, pairs * len(per_document)
-    scale = documents.text_bytes / sampled_bytes
+        num_pairs = questions.num_bound + len(questions.to_all) * documents.num_documents
+        mean_tokens = max(1, num_tokens // documents.num_documents)
+        return num_tokens, num_pairs * num_windows_of(mean_tokens, QUESTION_TOKENS)
+    scale = documents.text_bytes / num_bytes
     return round(num_tokens * scale), round(num_windows * scale)

@@ -1,4 +1,4 @@
-"""Documents with their questions -> tokens, in Ray's CPU workers: Arrow in, Arrow out, one row a document."""
+"""Documents with their questions -> tokens, in Ray actors on CPUs: Arrow tables in and out, one row per document."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -19,12 +19,12 @@ from qa_ray.schemas import TOKENIZED, Tokens
 
 @dataclass(frozen=True)
 class TokenizeSettings:
-    """What TokenizeDocuments needs to know; what is large lies in Ray's store, one copy a machine."""
+    """The settings of a TokenizeDocuments actor; what is large is in Ray's object store, one copy per node."""
 
     storage: dict[str, Any]  # for configure_s3
     model: str
     questions: ray.ObjectRef
-    finished: ray.ObjectRef  # hashes of the ids of documents that have a part, sorted
+    finished: ray.ObjectRef  # hashes of the ids of the documents in part files, sorted
     id_column: str
     text_column: str
     max_question_tokens: int
@@ -45,15 +45,15 @@ class TokenizeDocuments:
     def __call__(self, table: pa.Table) -> pa.Table:
         """Attaches each document's questions, checks both, and tokenizes: passed-through columns, then TOKENIZED."""
         with self._stopwatch.stage("tokenize"):
-            tokenized = self._tokenized(table)
+            tokenized = self._tokenize(table)
         self._stats.add_tokenized.remote(self._name, tokenized.num_rows, self._stopwatch.take())
         return tokenized
 
-    def _tokenized(self, table: pa.Table) -> pa.Table:
+    def _tokenize(self, table: pa.Table) -> pa.Table:
         settings = self._settings
         table = table.filter(pa.array(~np.isin(hash_ids(table[settings.id_column]), self._finished)))
         ids = [str(id_) for id_ in table[settings.id_column].to_pylist()]
-        checked = [
+        documents = [
             check(id_, text, self._questions.of(id_))
             for id_, text in zip(ids, table[settings.text_column], strict=True)
         ]
@@ -61,36 +61,39 @@ class TokenizeDocuments:
             self._crash_guard,
             "tokens",
             ids,
-            together=lambda: [self._row(document) for document in checked],
-            alone=lambda row: self._row(checked[row]),
-            give_up=lambda row, detail: _all_rejected(checked[row], "process_died", detail),
+            batched=lambda: [self._row(document) for document in documents],
+            one_by_one=lambda row: self._row(documents[row]),
+            on_crash=lambda row, detail: _rejected_row(documents[row], "process_died", detail),
         )
-        kept = table.drop_columns([settings.text_column])
+        passed_through = table.drop_columns([settings.text_column])
         tokenized = pa.Table.from_pylist(rows, TOKENIZED)
-        return pa.table([*kept.columns, *tokenized.columns], [*kept.column_names, *TOKENIZED.names])
+        return pa.table([*passed_through.columns, *tokenized.columns], [*passed_through.column_names, *TOKENIZED.names])
 
-    def _row(self, checked: CheckedDocument) -> dict[str, Any]:
+    def _row(self, document: CheckedDocument) -> dict[str, Any]:
         try:
-            return _tokens_and_questions(checked, self._tokenizer, self._settings)
+            return _tokenized_row(document, self._tokenizer, self._settings)
         except Exception as error:  # the reject boundary
-            return _all_rejected(checked, type(error).__name__, str(error)[:1000])
+            return _rejected_row(document, type(error).__name__, str(error)[:1000])
 
 
-def _tokens_and_questions(checked: CheckedDocument, tokenizer: Tokenizer, settings: TokenizeSettings) -> dict[str, Any]:
-    tokens = tokenizer(checked.text) if checked.questions else Tokens(*(np.empty(0, np.int32) for _ in range(3)))
-    questions, rejects = [], list(checked.rejects)
+def _tokenized_row(document: CheckedDocument, tokenizer: Tokenizer, settings: TokenizeSettings) -> dict[str, Any]:
+    """The fields of TOKENIZED; questions that are too long or have no token to answer from become rejects."""
+    tokens = tokenizer(document.text) if document.questions else Tokens(*(np.empty(0, np.int32) for _ in range(3)))
+    questions, rejects = [], list(document.rejects)
     limit = settings.max_question_tokens
-    for asked in checked.questions:
-        ids = tokenizer.question(asked.question or "")
+    for question in document.questions:
+        ids = tokenizer.question(question.question or "")
         if not len(tokens):
-            detail = "the document has no token that the model knows of"
-            rejects.append(reject(asked.question_id, "tokens", "no_tokens", detail))
+            detail = "the tokenizer finds no token in the document"
+            rejects.append(reject(question.question_id, "tokens", "no_tokens", detail))
         elif len(ids) > limit and settings.long_questions == "reject":
-            rejects.append(reject(asked.question_id, "tokens", "question_too_long", too_long(len(ids), limit)))
+            rejects.append(reject(question.question_id, "tokens", "question_too_long", too_long(len(ids), limit)))
         else:
-            questions.append({"question_id": asked.question_id, "question": asked.question, "token_ids": ids[:limit]})
+            questions.append(
+                {"question_id": question.question_id, "question": question.question, "token_ids": ids[:limit]}
+            )
     return {
-        "text": checked.text,
+        "text": document.text,
         "token_ids": tokens.ids_T,
         "start_char": tokens.start_char_T,
         "stop_char": tokens.stop_char_T,
@@ -99,13 +102,14 @@ def _tokens_and_questions(checked: CheckedDocument, tokenizer: Tokenizer, settin
     }
 
 
-def _all_rejected(checked: CheckedDocument, reason: str, detail: str) -> dict[str, Any]:
-    rejects = [reject(question.question_id, "tokens", reason, detail) for question in checked.questions]
+def _rejected_row(document: CheckedDocument, reason: str, detail: str) -> dict[str, Any]:
+    """The fields of TOKENIZED for a document whose questions are all rejected."""
+    rejects = [reject(question.question_id, "tokens", reason, detail) for question in document.questions]
     return {
         "text": "",
         "token_ids": [],
         "start_char": [],
         "stop_char": [],
         "questions": [],
-        "rejects": checked.rejects + rejects,
+        "rejects": document.rejects + rejects,
     }

@@ -1,29 +1,37 @@
 """The verbs of ``qa-ray``, each ``VERB CONFIG.yaml [key=value …]``; jobs/*.py call the same functions.
 
-Exit codes: 0 done; 3 done, with rejects (0 in a Ray job); 1 the job failed and can be started again; 2 refused:
-something must be mended; 130 interrupted (Ctrl-C, SIGTERM).
+Errors of the user and of the job end in one line on stderr and an exit code (``parser.EXIT_CODES``).
 """
 
 import argparse
 import os
 import signal
+import sys
 from collections.abc import Callable, Sequence
 
 from rich.console import Console
 from rich.markup import escape
 
+from qa_ray.cli.parser import parse
 from qa_ray.config import (
+    CONFIGS,
     AnswerConfig,
     EvaluateConfig,
     FinetuneConfig,
     LengthenConfig,
     PrepareConfig,
-    Section,
     read_config,
 )
+from qa_ray.config.template import render
 from qa_ray.errors import JobError, UserError
 
 DONE, FAILED, REFUSED, WITH_REJECTS, INTERRUPTED = 0, 1, 2, 3, 130
+
+
+def init(arguments: argparse.Namespace, console: Console) -> int:
+    """Prints a config with comments."""
+    sys.stdout.write(render(arguments.template))
+    return DONE
 
 
 def prepare(arguments: argparse.Namespace, console: Console) -> int:
@@ -48,7 +56,7 @@ def answer(arguments: argparse.Namespace, console: Console) -> int:
         return DONE
     manifest = answer_documents(config)
     show_answers(manifest, config, console)
-    # Ray takes a job that ends with anything but 0 for failed.
+    # To Ray, a job that ends with anything but 0 has failed.
     return WITH_REJECTS if manifest["counts"]["rejects"] and not is_ray_job() else DONE
 
 
@@ -58,7 +66,8 @@ def is_ray_job() -> bool:
 
 
 def evaluate(arguments: argparse.Namespace, console: Console) -> int:
-    """Answers against gold -> scores."""
+    """Answers and gold answers -> scores."""
+    from qa_ray.cli.evaluation_table import evaluation_table
     from qa_ray.evaluation.evaluate import evaluate as score
     from qa_ray.evaluation.html_report import page
     from qa_ray.io.storage import configure_s3, join, write_text
@@ -66,18 +75,18 @@ def evaluate(arguments: argparse.Namespace, console: Console) -> int:
     config = read_config(EvaluateConfig, arguments.config, arguments.settings)
     configure_s3(**config.storage.model_dump())
     evaluation = score(config.answers, config.questions, config.metric, config.by, config.resamples)
-    console.print(evaluation.to_table())
+    console.print(evaluation_table(evaluation))
     if config.output:
         write_text(join(config.output, "scores.json"), evaluation.to_json())
         write_text(join(config.output, "scores.html"), page(evaluation, config.answers, config.questions))
-        console.print(f"a page to read: {escape(join(config.output, 'scores.html'))}", soft_wrap=True, highlight=False)
+        console.print(f"page: {escape(join(config.output, 'scores.html'))}", soft_wrap=True, highlight=False)
     return DONE
 
 
 def lengthen(arguments: argparse.Namespace, console: Console) -> int:
     """A BERT or RoBERTa checkpoint -> a Longformer."""
     from qa_ray.io.storage import configure_s3
-    from qa_ray.model.longformer.convert import lengthen as make_longformer
+    from qa_ray.model.lengthen import lengthen as make_longformer
 
     config = read_config(LengthenConfig, arguments.config, arguments.settings)
     configure_s3(**config.storage.model_dump())
@@ -86,21 +95,21 @@ def lengthen(arguments: argparse.Namespace, console: Console) -> int:
 
 
 def finetune(arguments: argparse.Namespace, console: Console) -> int:
-    """Documents and questions with gold answers -> a better model."""
+    """Documents and questions with gold answers -> a fine-tuned model."""
     from qa_ray.cli.console import show_finetuning
-    from qa_ray.training.job import finetune as learn
+    from qa_ray.training.job import finetune as finetune_model
 
     config = read_config(FinetuneConfig, arguments.config, arguments.settings)
-    show_finetuning(learn(config), config, console)
+    show_finetuning(finetune_model(config), config, console)
     return DONE
 
 
 def submit(arguments: argparse.Namespace, console: Console) -> int:
-    """Runs one of the other verbs as a job of a Ray cluster, and follows its log."""
-    from qa_ray.runtime.submit import submit as start
+    """Runs one of the other verbs as a job on a Ray cluster, and follows its log."""
+    from qa_ray.runtime.submit import submit as submit_job
 
     config = read_config(CONFIGS[arguments.job], arguments.config, arguments.settings)
-    job = start(arguments.job, config, arguments.address, with_code=arguments.with_code)
+    job = submit_job(arguments.job, config, arguments.address, with_code=arguments.with_code)
     for line in (
         f"job {job.id}: {job.page}",
         f"logs: ray job logs --follow --address {job.address} {job.id}",
@@ -113,36 +122,26 @@ def submit(arguments: argparse.Namespace, console: Console) -> int:
     try:
         outcome = job.follow(lambda lines: console.out(lines, end="", highlight=False))
     except KeyboardInterrupt:
-        console.print("no longer followed; the job goes on")
+        console.print("stopped following the log; the job continues")
         return INTERRUPTED
     console.print(f"job {job.id}: {outcome}")
     return DONE if outcome == "SUCCEEDED" else FAILED
 
 
 VERBS: dict[str, Callable[[argparse.Namespace, Console], int]] = {
+    "init": init,
     "prepare": prepare,
     "answer": answer,
     "evaluate": evaluate,
-    "lengthen": lengthen,
     "finetune": finetune,
+    "lengthen": lengthen,
     "submit": submit,
-}
-CONFIGS: dict[str, type[Section]] = {
-    "prepare": PrepareConfig,
-    "answer": AnswerConfig,
-    "evaluate": EvaluateConfig,
-    "lengthen": LengthenConfig,
-    "finetune": FinetuneConfig,
 }
 
 
 def main(words: Sequence[str] | None = None) -> int:
     """Runs one verb; returns the exit code."""
-    parser = _parser()
-    arguments, rest = parser.parse_known_args(words)  # settings may also stand behind options
-    if unknown := [word for word in rest if word.startswith("-")]:
-        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
-    arguments.settings += rest
+    arguments = parse(words)
     errors = Console(stderr=True, highlight=False, soft_wrap=True)
     signal.signal(signal.SIGTERM, _interrupt)
     try:
@@ -154,34 +153,15 @@ def main(words: Sequence[str] | None = None) -> int:
         errors.print(f"[bold red]failed:[/] {escape(str(error))}")
         return FAILED
     except Exception as error:
-        from qa_ray.io.storage import explain, is_storage_error
+        from qa_ray.io.storage_errors import explain, is_storage_error
 
         if not is_storage_error(error):
             raise
-        errors.print(f"[bold red]failed:[/] storage: {escape(explain(error))}; start the same command again to go on")
+        errors.print(f"[bold red]failed:[/] storage: {escape(explain(error))}; run the same command again to resume")
         return FAILED
     except KeyboardInterrupt:
-        errors.print("interrupted; what is done stays done: run the same command to go on")
+        errors.print("interrupted; finished work is kept: run the same command again to resume")
         return INTERRUPTED
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="qa-ray", description="Extractive question answering over long documents.")
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    for name, verb in VERBS.items():
-        sub = verbs.add_parser(name, help=verb.__doc__, description=verb.__doc__)
-        sub.add_argument("config", metavar="CONFIG.yaml")
-        sub.add_argument(
-            "settings", nargs="*", metavar="key=value", help="laid over the config: windows.max_tokens=4096"
-        )
-        if name == "answer":
-            sub.add_argument("--check", action="store_true", help="everything but the run: checks, and prints the plan")
-        if name == "submit":
-            sub.add_argument("--address", required=True, help="Ray's dashboard, for example http://127.0.0.1:8265")
-            sub.add_argument("--job", choices=CONFIGS, default="answer", help="which verb (answer)")
-            sub.add_argument("--with-code", action="store_true", help="send this qa-ray along; else the nodes' own")
-            sub.add_argument("--no-wait", action="store_true", help="do not follow the job's log")
-    return parser
 
 
 def _interrupt(number: int, frame: object) -> None:

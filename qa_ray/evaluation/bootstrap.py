@@ -1,32 +1,37 @@
-"""How far figures might be off with other documents: intervals by the bootstrap.
+"""Confidence intervals by the bootstrap, with documents as clusters.
 
-Documents are drawn, not questions, because the questions of one document stand or fall together (Efron & Tibshirani
-1993, "An Introduction to the Bootstrap", chapter 13: percentile intervals).
+Documents are resampled, not questions, because questions of the same document are correlated: their errors come from
+the same text. Source: Efron & Tibshirani 1993, "An Introduction to the Bootstrap", chapter 13 (percentile intervals).
+
+Shapes: R rows.
 """
 
 from collections.abc import Callable, Hashable, Sequence
 
 import numpy as np
 
-COVERAGE = 0.95
+CONFIDENCE_LEVEL = 0.95
 
 Interval = tuple[float, float]
 
 
-def intervals(
-    of_what: Sequence[Hashable], figures: Callable[[np.ndarray], Sequence[float]], resamples: int, seed: int = 0
+def confidence_intervals(
+    documents: Sequence[Hashable],
+    statistics: Callable[[np.ndarray], Sequence[float]],
+    num_resamples: int,
+    seed: int = 0,
 ) -> list[Interval]:
-    """For each of ``figures`` the interval that holds 95 % of what resampled documents give.
+    """The 95 % percentile interval of each statistic.
 
-    ``of_what`` says to which document each row belongs; ``figures`` is called with how often each row counts.
+    ``documents`` is the document of each row; ``statistics`` is called with how often each row counts (count_R).
     """
     numbers: dict[Hashable, int] = {}
-    document = np.array([numbers.setdefault(name, len(numbers)) for name in of_what])
+    document_R = np.array([numbers.setdefault(name, len(numbers)) for name in documents])
     random = np.random.default_rng(seed)
-    drawn = []
-    for _ in range(resamples):
-        times = np.bincount(random.integers(len(numbers), size=len(numbers)), minlength=len(numbers))
-        drawn.append(figures(times[document]))
-    tail = 50 * (1 - COVERAGE)
-    low, high = np.percentile(np.array(drawn), [tail, 100 - tail], axis=0)
+    resampled = []
+    for _ in range(num_resamples):
+        drawn = random.integers(len(numbers), size=len(numbers))
+        resampled.append(statistics(np.bincount(drawn, minlength=len(numbers))[document_R]))
+    tail_percent = 50 * (1 - CONFIDENCE_LEVEL)
+    low, high = np.percentile(np.array(resampled), [tail_percent, 100 - tail_percent], axis=0)
     return list(zip(low.tolist(), high.tolist(), strict=True))

@@ -1,6 +1,6 @@
-"""Gold answers and predictions, read from Parquet or SQuAD's JSON, and brought together by their ids.
+"""Reads gold answers and predictions from Parquet or SQuAD's JSON, and pairs them by their IDs.
 
-All texts are held in memory; of the Parquet files only the columns that are used are read.
+All texts are held in memory. Of the Parquet files only the columns in use are read.
 """
 
 import json
@@ -15,104 +15,118 @@ from qa_ray.io.storage import join, open_filesystem, open_parquet, parquet_files
 
 
 class Gold(NamedTuple):
-    """What answers a question."""
+    """The gold answers of a question."""
 
     document_id: str | None
     question_id: str
     texts: list[str]  # empty: the document does not answer the question
-    values: Sequence[Any] = ()  # of the columns that were asked for; None where they are the answers'
+    values: Sequence[Any] = ()  # of the columns to group by; None for a column of the answers table
 
 
 class Prediction(NamedTuple):
-    """What a question was answered with."""
+    """The answer to a question."""
 
     document_id: str | None
     question_id: str
     text: str  # "": no answer
-    spans: Sequence[tuple[str, float]]  # the n best and their scores (NaN: not known), also where the answer is null
+    spans: Sequence[tuple[str, float]]  # the n best and their scores (NaN: unknown), also where the answer is null
     no_answer_score: float | None
     question: str = ""
-    values: Sequence[Any] = ()  # of the columns that were asked for; None where they are the questions'
+    values: Sequence[Any] = ()  # of the columns to group by; None for a column of the questions table
+
+    @property
+    def best_span(self) -> tuple[str, float]:
+        """The best span and its score, also where the answer is null."""
+        return self.spans[0] if self.spans else ("", 0.0)
 
 
-def pairs(golds: Sequence[Gold], predictions: Sequence[Prediction]) -> Iterator[tuple[Gold, Prediction | None]]:
+def pair_by_id(golds: Sequence[Gold], predictions: Sequence[Prediction]) -> list[tuple[Gold, Prediction | None]]:
     """Each gold row with its prediction, if there is one.
 
-    They meet by (document_id, question_id) where both have a document, else by question_id alone.
+    Rows are paired by (document_id, question_id) where both sides have a document, else by question_id alone.
 
     Raises:
-        InputError: no common id; an id with two rows.
+        InputError: no common ID; an ID with two rows.
     """
     have_documents = any(prediction.document_id is not None for prediction in predictions)
     keys = [(gold.document_id if have_documents else None, gold.question_id) for gold in golds]
-    found: dict[tuple[str | None, str], list[Prediction]] = defaultdict(list)
+    predictions_by_key: dict[tuple[str | None, str], list[Prediction]] = defaultdict(list)
     for prediction in predictions:
         for document_id in {prediction.document_id, None}:
-            found[document_id, prediction.question_id].append(prediction)
+            predictions_by_key[document_id, prediction.question_id].append(prediction)
     for key, count in Counter(keys).items():
-        for table, num_rows in (("questions", count), ("answers", len(found.get(key, ())))):
+        for table, num_rows in (("questions", count), ("answers", len(predictions_by_key.get(key, ())))):
             if num_rows > 1:
-                remedy = "keep one, or tell them apart by a document_id in questions and answers"
-                raise InputError(f"{table}: {name_of(*key)} has {num_rows} rows; {remedy}")
-    if not found.keys() & set(keys):
-        answered = name_of(*predictions[0][:2]) if predictions else "no row"
+                remedy = "keep one, or distinguish them by document_id in both questions and answers"
+                raise InputError(f"{table}: {question_name(*key)} has {num_rows} rows; {remedy}")
+    if not predictions_by_key.keys() & set(keys):
+        answered = f"the first answer is to {question_name(*predictions[0][:2])}" if predictions else "no answers"
         raise InputError(
-            f"evaluate: the answers are to other questions than the gold answers: there {answered}, "
-            f"here {name_of(*golds[0][:2])}; give the questions that were answered"
+            f"evaluate: no answer has the ID of a gold answer: {answered}, "
+            f"the first gold answer is to {question_name(*golds[0][:2])}; give the questions that were answered"
         )
-    return ((gold, found[key][0] if key in found else None) for gold, key in zip(golds, keys))
+    return [
+        (gold, predictions_by_key[key][0] if key in predictions_by_key else None)
+        for gold, key in zip(golds, keys, strict=True)
+    ]
 
 
-def name_of(document_id: str | None, question_id: str) -> str:
+def question_name(document_id: str | None, question_id: str) -> str:
+    """A question as error messages name it."""
     return f"question {question_id!r}" + (f" of document {document_id!r}" if document_id is not None else "")
 
 
-def answers_table(uri: str) -> str:
-    """Where the answers themselves are: a job keeps them in a folder of its own, whole once there is ``_SUCCESS``."""
+def answers_uri(uri: str) -> str:
+    """The URI of the answers table: a job's output folder has it in ``answers``, complete once ``_SUCCESS`` exists.
+
+    Raises:
+        InputError: a job that has not finished.
+    """
     filesystem, path = open_filesystem(uri)
     if not any(filesystem.isdir(join(path, name)) for name in ("answers", "_run")):
         return uri
     if read_text(join(uri, "_SUCCESS")) is None:
-        raise InputError(f"answers: no _SUCCESS in {uri!r}, so the job has not finished; start it again and let it end")
+        remedy = "run the same answer command again to finish it"
+        raise InputError(f"answers: no _SUCCESS in {uri!r}, so the job has not finished; {remedy}")
     return join(uri, "answers")
 
 
 def read_golds(uri: str, columns: Sequence[str | None] = ()) -> tuple[list[Gold], int]:
-    """The questions with gold answers and their values of ``columns``, and the number of questions without gold.
+    """The questions that have gold answers, with their values of ``columns``, and the number of those that have none.
 
     Raises:
-        InputError: an unusable path, column or file; no gold.
+        InputError: an unusable path, column or file; no gold answers.
     """
-    golds, no_gold = [], 0
+    golds, num_without = [], 0
     for row in _rows(uri, "questions", ["question_id", "answers"], ["document_id", *columns]):
         document_id, question_id = _string(row, "document_id"), str(row["question_id"])
         if row["answers"] is None:
-            no_gold += 1
+            num_without += 1
             continue
         try:
             texts = [gold["text"] or "" for gold in row["answers"]]
         except (TypeError, KeyError) as error:
-            place = f"{name_of(document_id, question_id)} in {uri!r}"
+            place = f"{question_name(document_id, question_id)} in {uri!r}"
             raise InputError(f"questions: {place} has gold {row['answers']!r}; give a list of {{text, …}}") from error
         golds.append(Gold(document_id, question_id, texts, _values(row, columns)))
     if not golds:
-        raise InputError(f"questions: no gold answers in the {no_gold} rows of {uri!r}; fill the column 'answers'")
-    return golds, no_gold
+        raise InputError(f"questions: no gold answers in the {num_without} rows of {uri!r}; fill the column 'answers'")
+    return golds, num_without
 
 
 def read_predictions(uri: str, columns: Sequence[str | None] = (), *, n_best: bool = False) -> list[Prediction]:
     """An answers table, or predictions in SQuAD's layout (``*.json``), which have no scores.
 
-    Of each question's spans the first is kept, or with ``n_best`` all.
+    Of each question's spans the first is kept, or all of them with ``n_best``.
 
     Raises:
         InputError: an unusable path, column or file.
     """
     if uri.endswith(".json"):
-        nothing = (None,) * len(columns)
+        no_values = (None,) * len(columns)
         return [
-            Prediction(None, name, text, [(text, math.nan)] if text else [], None, "", nothing)
-            for name, text in _read_json(uri).items()
+            Prediction(None, question_id, text, [(text, math.nan)] if text else [], None, "", no_values)
+            for question_id, text in _read_json(uri).items()
         ]
     optional = ["document_id", "score", "n_best", "no_answer_score", "question", *columns]
     predictions = []
@@ -150,38 +164,44 @@ def _read_json(uri: str) -> dict[str, str]:
     if text is None:
         raise InputError(f"answers: no such file: {uri!r}; give a job's output folder, Parquet, or predictions in JSON")
     if not isinstance(texts, dict):
-        raise InputError(f"answers: {uri!r} holds a {type(texts).__name__}, no object; write {{question_id: text}}")
+        raise InputError(
+            f"answers: {uri!r} contains a {type(texts).__name__}, not an object; write {{question_id: text}}"
+        )
     for question_id, answer in texts.items():
         if not isinstance(answer, str):
-            raise InputError(
-                f'answers: {uri!r} has {answer!r} for {name_of(None, question_id)}; write a text, "" for none'
-            )
+            remedy = 'write a string, "" for no answer'
+            raise InputError(f"answers: {uri!r} has {answer!r} for {question_name(None, question_id)}; {remedy}")
     return texts
 
 
-def table_with(by: str, questions: str, answers: str) -> str:
-    """Which table has the column ``by``: "questions" or else "answers"."""
+def table_with(column: str, questions: str, answers: str) -> str:
+    """The table that has this column: "questions", else "answers".
+
+    Raises:
+        InputError: neither has it.
+    """
     uris = {"questions": questions} | ({} if answers.endswith(".json") else {"answers": answers})
     columns = {}
     for table, uri in uris.items():
         first_file = parquet_files(uri, table)[0]
         columns[table] = open_parquet(open_filesystem(uri)[0], first_file, table).schema_arrow.names
-        if by in columns[table]:
+        if column in columns[table]:
             return table
-    there_are = "; ".join(f"the {table} have {', '.join(names)}" for table, names in columns.items())
-    close = get_close_matches(by, {name for names in columns.values() for name in names}, n=1)
+    known = "; ".join(f"the {table} have {', '.join(names)}" for table, names in columns.items())
+    close = get_close_matches(column, {name for names in columns.values() for name in names}, n=1)
     remedy = f"did you mean {close[0]!r}?" if close else "name one of them with by=…"
-    raise InputError(f"evaluate: no column {by!r}: {there_are}; {remedy}")
+    raise InputError(f"evaluate: no column {column!r}: {known}; {remedy}")
 
 
-def _rows(uri: str, what: str, required: Sequence[str], optional: Sequence[str | None]) -> Iterator[dict[str, Any]]:
-    """The rows of all files with these columns only; an optional column may be absent."""
+def _rows(uri: str, table: str, required: Sequence[str], optional: Sequence[str | None]) -> Iterator[dict[str, Any]]:
+    """The rows of all files, with these columns only; an optional column may be absent."""
     filesystem, _ = open_filesystem(uri)
-    for path in parquet_files(uri, what):
-        file = open_parquet(filesystem, path, what)
+    for path in parquet_files(uri, table):
+        file = open_parquet(filesystem, path, table)
         names = file.schema_arrow.names
-        if lacking := [column for column in required if column not in names]:
-            raise InputError(f"{what}: no column {lacking[0]!r} in {path!r}, only {', '.join(names)}; rename or add it")
+        if missing := [column for column in required if column not in names]:
+            columns = ", ".join(names)
+            raise InputError(f"{table}: no column {missing[0]!r} in {path!r}, which has {columns}; rename or add it")
         for batch in file.iter_batches(columns=[name for name in names if name in {*required, *optional}]):
             yield from batch.to_pylist()
 

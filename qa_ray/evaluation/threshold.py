@@ -8,24 +8,25 @@ from itertools import groupby
 
 @dataclass(frozen=True)
 class Threshold:
-    """Answer where the no-answer score is at most ``threshold``; the mean score is then ``score``."""
+    """Questions with a no-answer score of at most ``threshold`` are answered; the mean score is then ``score``."""
 
     threshold: float
     score: float
 
 
 def best_threshold(scores: Sequence[float], answerable: Sequence[bool], no_answer_scores: Sequence[float]) -> Threshold:
-    """The threshold on the no-answer score with the best mean score: find_best_thresh of ``evaluate-v2.0.py``.
+    """The threshold on the no-answer score that maximizes the mean score: find_best_thresh of ``evaluate-v2.0.py``.
 
-    ``scores`` are those of the predicted texts, whatever their no-answer score. Answered is what has a no-answer score
-    of at most the threshold; the rest counts as "no answer", worth 1 where the question is not answerable, else 0:
+    ``scores`` are those of the predicted texts, whatever their no-answer score. A question whose no-answer score is
+    above the threshold t counts as "no answer", which scores 1 if it is unanswerable, else 0:
 
-        score(t) = Σ scores[no_answer_score ≤ t] + |{not answerable, no_answer_score > t}|
+        total(t) = Σ scores[no_answer_score ≤ t] + |{not answerable, no_answer_score > t}|
 
-    The lowest of equally good thresholds is given; where it is best to answer nothing, 0 as in the script, or the next
-    number below the lowest no-answer score if that is not above 0. Two differences from the script: it may cut ties in
-    two, which no threshold can (here equal no-answer scores go together), and it takes a prediction such as "the",
-    empty once normalized, for wrong on an unanswerable question, although its exact match and F1 there are 1.
+    Of equally good thresholds the lowest is returned. If it is best to answer nothing, that is 0 as in the script, or
+    the next float below the lowest no-answer score if that is not above 0. Two differences from the script: it may
+    split ties, which no threshold can do (here questions with equal no-answer scores are answered together); and it
+    counts a prediction such as "the", empty once normalized, as wrong on an unanswerable question, although its exact
+    match and F1 there are 1.
     """
     total = float(sum(not has_answer for has_answer in answerable))
     best = Threshold(min(0.0, math.nextafter(min(no_answer_scores), -math.inf)), total)

@@ -1,33 +1,26 @@
-"""A document's spans -> its n best answers, and whether there is one at all.
+"""A document's spans -> its n best answers with their scores.
 
 **Probability**: P(span) = P_start(start) · P_end(end), each a softmax over all tokens of the document
-(spans.log_normalizers):
+(inference.spans.log_normalizers):
 
     P = exp(start_logit + end_logit - log Σ_t exp(start_logit_t) - log Σ_t exp(end_logit_t))
 
-(Clark & Gardner 2018, "Simple and Effective Multi-Paragraph Reading Comprehension", shared normalization.) It compares
-across a document's windows. For one window it is the softmax product that people know, where no words of the question
-nearby raise the logits (lexical.lexical_match).
+(Shared normalization of Clark & Gardner 2018, "Simple and Effective Multi-Paragraph Reading Comprehension".) It is
+comparable across a document's windows. For one window it is the usual softmax product, unless the lexical boost raises
+the logits (inference.lexical_boost).
 
-**Score**: how often such an answer is right, by the slope and the intercept that fine-tuning fits
-(validation.fit_scores):
+**Score**: how often such an answer is right, by the slope and the intercept that fine-tuning fits (training.calibrate):
 
     score = sigmoid(slope · logit(P) + intercept)
 
-(Platt 1999, "Probabilistic Outputs for Support Vector Machines".) The order stays. With a slope of 1 and an intercept
-of 0, the default, it is P, and a document's scores sum to at most 1. Fitted ones may sum to more: several spans of a
-document can be right. They are fitted to best answers, where the document has one; of the others they tell the order.
+(Platt 1999, "Probabilistic Outputs for Support Vector Machines".) It does not change the order. With a slope of 1 and
+an intercept of 0, the default, it is P, and a document's scores sum to at most 1. Fitted scores may sum to more, as
+several spans of a document can be right. They are fitted to the best answers of answerable questions; for the other
+spans only their order is meaningful.
 
-**No answer**: with the null logit of the window that owns the best span's start (start + end logit of the first token,
-as for SQuAD 2.0 in Devlin et al. 2018),
+**No answer**: inference.no_answer. ``n_best`` is kept when the answer is null.
 
-    no_answer_score = 1 / (1 + exp(best span's logit - null logit))
-
-in [0, 1], of the model's own logits: the words that lexical.lexical_match finds tell where an answer is, not whether
-there is one. Above the threshold (fine-tuning tunes and stores it, ``evaluate`` names it) the answer is null, and
-``n_best`` stays.
-
-**One candidate**: spans are compared as character ranges with surrounding white space taken off; of equal ones the best
+**Candidates**: spans are compared as character ranges without surrounding white space; of equal ranges the best span
 counts. A range never ends before combining marks that belong to its last character.
 """
 
@@ -40,17 +33,15 @@ from qa_ray.schemas import Span, Tokens
 
 
 class Candidate(NamedTuple):
-    """A distinct span of characters ``[start_char, stop_char)``, its logit and its tokens."""
+    """A distinct range of characters ``[start_char, stop_char)``, and the best of its spans."""
 
     start_char: int
     stop_char: int
-    logit: float
-    start_token: int
-    stop_token: int
+    span: Span
 
 
 def trim(text: str, start_char: int, stop_char: int) -> tuple[int, int]:
-    """The range without surrounding white space, and with the combining marks that follow its last character."""
+    """The range without surrounding white space, extended by the combining marks after its last character."""
     while start_char < stop_char and text[start_char].isspace():
         start_char += 1
     while start_char < stop_char and text[stop_char - 1].isspace():
@@ -62,15 +53,16 @@ def trim(text: str, start_char: int, stop_char: int) -> tuple[int, int]:
 
 def candidates(spans: Iterable[Span], tokens: Tokens, text: str, n_best: int) -> list[Candidate]:
     """The first ``n_best`` spans that differ as text ranges and are not empty, best first."""
-    found: dict[tuple[int, int], Candidate] = {}
-    for start_token, stop_token, logit in spans:
-        first_char, last_char = int(tokens.start_char_T[start_token]), int(tokens.stop_char_T[stop_token - 1])
-        start_char, stop_char = trim(text, first_char, last_char)
-        if start_char < stop_char and (start_char, stop_char) not in found:
-            found[start_char, stop_char] = Candidate(start_char, stop_char, logit, start_token, stop_token)
-            if len(found) == n_best:
+    by_range: dict[tuple[int, int], Candidate] = {}
+    for span in spans:
+        start_char = int(tokens.start_char_T[span.start_token])
+        stop_char = int(tokens.stop_char_T[span.stop_token - 1])
+        start_char, stop_char = trim(text, start_char, stop_char)
+        if start_char < stop_char and (start_char, stop_char) not in by_range:
+            by_range[start_char, stop_char] = Candidate(start_char, stop_char, span)
+            if len(by_range) == n_best:
                 break
-    return list(found.values())
+    return list(by_range.values())
 
 
 def answer(
@@ -78,47 +70,47 @@ def answer(
     best: list[Candidate],
     *,
     log_normalizer: float,
-    null_logit: float,
-    score_slope: float = 1.0,
-    score_intercept: float = 0.0,
-    no_answer_threshold: float = 1.0,
-    snippet_chars: int = 160,
+    no_answer_score: float,
+    has_answer: bool,
+    score_slope: float,
+    score_intercept: float,
+    snippet_chars: int,
 ) -> dict[str, Any]:
-    """The fields of schemas.ANSWER that the model decides.
+    """The fields of schemas.ANSWER that the model decides, with the best candidates in ``n_best``.
 
-    ``log_normalizer`` is the sum of the start's and the end's; ``null_logit`` is ranked and raised as the best
-    candidate is. A document without candidates (tokens of white space only) has no answer.
+    ``log_normalizer`` is the sum of the start's and the end's. Without ``has_answer``, or without candidates (a
+    document whose tokens are all white space), the answer is null.
     """
     n_best = [
         {
             "answer": text[candidate.start_char : candidate.stop_char],
             "start_char": candidate.start_char,
             "stop_char": candidate.stop_char,
-            "score": calibrated(math.exp(candidate.logit - log_normalizer), score_slope, score_intercept),
+            "score": calibrated(math.exp(candidate.span.logit - log_normalizer), score_slope, score_intercept),
         }
         for candidate in best
     ]
-    no_answer_score = _sigmoid(null_logit - best[0].logit) if best else 1.0
-    if not best or no_answer_score > no_answer_threshold:
-        top = {"answer": None, "start_char": None, "stop_char": None, "score": None, "snippet": None}
-    else:
+    if best and has_answer:
         top = n_best[0] | {"snippet": snippet(text, best[0].start_char, best[0].stop_char, snippet_chars)}
+    else:
+        top = {"answer": None, "start_char": None, "stop_char": None, "score": None, "snippet": None}
     return top | {"no_answer_score": no_answer_score, "n_best": n_best}
 
 
 def calibrated(probability: float, slope: float, intercept: float) -> float:
     """The score: sigmoid(slope · logit(probability) + intercept), in [0, 1]."""
-    return _sigmoid(slope * log_odds(probability) + intercept)
+    x = slope * log_odds(probability) + intercept
+    return 1 / (1 + math.exp(-x)) if x > -700 else 0.0
 
 
 def log_odds(probability: float) -> float:
-    """logit(probability), of what is neither impossible nor surer than logits in single precision can say."""
+    """logit(probability), clipped to [1e-300, 1 - 1e-6]: logits in single precision resolve nothing nearer to 1."""
     probability = min(max(probability, 1e-300), 1 - 1e-6)
     return math.log(probability / (1 - probability))
 
 
 def snippet(text: str, start_char: int, stop_char: int, snippet_chars: int) -> str:
-    """About ``snippet_chars`` of text round the answer, cut between words where there are any; … marks a cut."""
+    """About ``snippet_chars`` characters of text around the answer, cut between words if possible; … marks a cut."""
     margin = max(0, snippet_chars - (stop_char - start_char)) // 2
     start, stop = max(0, start_char - margin), min(len(text), stop_char + margin)
     before, after = text[start:start_char], text[stop_char:stop]
@@ -128,7 +120,3 @@ def snippet(text: str, start_char: int, stop_char: int, snippet_chars: int) -> s
         after = after.rpartition(" ")[0] if " " in after else after
     before, after = "…" * (start > 0) + before, after + "…" * (stop < len(text))
     return before + text[start_char:stop_char] + after
-
-
-def _sigmoid(x: float) -> float:
-    return 1 / (1 + math.exp(-x)) if x > -700 else 0.0

@@ -20,7 +20,7 @@ from qa_ray.schemas import BatchSize, Layout, Windows
 
 
 class Pair(NamedTuple):
-    """A question asked of a document: token ids of both, and the document's windows behind this question."""
+    """A question asked of a document: token ids of both, and the document's windows for this question's length."""
 
     document_ids_T: np.ndarray
     question_ids: np.ndarray
@@ -28,7 +28,7 @@ class Pair(NamedTuple):
 
 
 class Logits(NamedTuple):
-    """What the model says of all pairs, end to end: in float32, on the model's device."""
+    """The logits of all pairs, concatenated: float32, on the model's device."""
 
     start_T: Tensor
     end_T: Tensor
@@ -39,15 +39,18 @@ class Logits(NamedTuple):
 def logits(
     model: Model, layout: Layout, pairs: Sequence[Pair], on_batch: Callable[[BatchSize], object] = lambda size: None
 ) -> Logits:
-    """The logits of all pairs; ``on_batch`` is told the size of each batch that is done.
+    """The logits of all pairs; ``on_batch`` is called with the size of each finished batch.
 
-    No batch holds more than ``model.batch_tokens`` tokens, unless a single window does. A batch that does not fit into
-    the device's memory halves that number, for good.
+    No batch has more than ``model.batch_tokens`` tokens, unless it is a single window. A batch that does not fit in the
+    device's memory halves ``model.batch_tokens`` permanently.
+
+    Raises:
+        torch.OutOfMemoryError: a single window does not fit.
     """
     table = _table(layout, pairs)
-    tokens = [torch.empty(int(table.own_stop_W[-1]), device=model.device) for _ in range(2)]
-    nulls = [torch.empty(len(table.length_W), device=model.device) for _ in range(2)]
-    order = np.argsort(-table.length_W, kind="stable")  # longest first, so that neighbours are of nearly equal length
+    token_logits = [torch.empty(int(table.own_stop_W[-1]), device=model.device) for _ in range(2)]
+    null_logits = [torch.empty(len(table.length_W), device=model.device) for _ in range(2)]
+    order = np.argsort(-table.length_W, kind="stable")  # longest first, so that neighbors have nearly equal length
     first = oom_retries = 0
     while first < len(order):
         batch_B = order[first : first + max(1, model.batch_tokens // int(table.length_W[order[first]]))]
@@ -55,7 +58,7 @@ def logits(
         try:
             ids_N = table.ids(batch_B)
             with model.stopwatch.stage("forward"):
-                found = model(ids_N, length_B, table.num_prefix_tokens_W[batch_B])
+                batch_logits = model(ids_N, length_B, table.num_prefix_tokens_W[batch_B])
         except torch.OutOfMemoryError:
             if len(batch_B) == 1:
                 raise
@@ -69,30 +72,30 @@ def logits(
         own_N, own_T, start_B, batch_B = (
             torch.from_numpy(a).to(model.device, non_blocking=True) for a in (own_N, own_T, start_B, batch_B)
         )
-        for logits_N, logits_T, null_logits_W in zip(found, tokens, nulls, strict=True):
+        for logits_N, logits_T, null_logits_W in zip(batch_logits, token_logits, null_logits, strict=True):
             logits_T[own_T], null_logits_W[batch_B] = logits_N[own_N], logits_N[start_B]
         num_computed = model.num_computed(length_B)
         on_batch(BatchSize(len(length_B), int(length_B.sum()), num_computed, model.batch_tokens, oom_retries))
         first, oom_retries = first + len(length_B), 0
-    return Logits(*tokens, *nulls)
+    return Logits(*token_logits, *null_logits)
 
 
 class _Table(NamedTuple):
-    """All windows of all pairs. The input of each is three pieces of ``source``: all before the document's part, that
-    part, and the special tokens behind it.
+    """All windows of all pairs. The input of each is three pieces of ``source``: the head (everything before the
+    document's part), the document's part, and the suffix (the special tokens after it).
     """
 
-    source: np.ndarray  # token ids: of all documents, of what stands before each, of what stands behind all
+    source: np.ndarray  # token ids of all documents, of each pair's head, and of the suffix
     piece_start_W3: np.ndarray
     piece_length_W3: np.ndarray
     length_W: np.ndarray
     num_prefix_tokens_W: np.ndarray
-    own_start_W: np.ndarray  # in the tokens of all pairs, end to end
+    own_start_W: np.ndarray  # in the tokens of all pairs, concatenated
     own_stop_W: np.ndarray
-    own_offset_W: np.ndarray  # of the first own token in the window
+    own_offset_W: np.ndarray  # of the first owned token in the window
 
     def ids(self, windows_B: np.ndarray) -> np.ndarray:
-        """The input ids of these windows, end to end."""
+        """The input ids of these windows, packed."""
         return self.source[_ranges(self.piece_start_W3[windows_B].ravel(), self.piece_length_W3[windows_B].ravel())]
 
 
@@ -122,6 +125,6 @@ def _table(layout: Layout, pairs: Sequence[Pair]) -> _Table:
 
 
 def _ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """The numbers from each start on, as many as its length, one range behind the other."""
+    """The ranges [start, start + length), concatenated."""
     stops = np.cumsum(lengths)
     return np.arange(stops[-1]) + np.repeat(starts - stops + lengths, lengths)

@@ -1,10 +1,9 @@
 """The logits of (document, question) pairs -> answers: rank, boost, search spans, merge, and decide on no answer.
 
-Shapes: T tokens and W windows of all pairs, concatenated.
+Shapes: P pairs; T tokens and W windows of one pair, or of all pairs, concatenated.
 """
 
 from collections.abc import Sequence
-from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -13,58 +12,57 @@ import torch
 from qa_ray.inference.answers import answer, candidates
 from qa_ray.inference.batching import Logits, Pair
 from qa_ray.inference.lexical_boost import lexical_match
+from qa_ray.inference.no_answer import has_answer, no_answer_score
 from qa_ray.inference.settings import InferenceSettings
 from qa_ray.inference.spans import log_normalizers, rank_logits, spans
 from qa_ray.schemas import ReadableDocument
 
 
 def answer_pairs(
-    documents: Sequence[ReadableDocument], pairs: Sequence[Pair], found: Logits, settings: InferenceSettings
+    documents: Sequence[ReadableDocument], pairs: Sequence[Pair], logits: Logits, settings: InferenceSettings
 ) -> list[dict[str, Any]]:
-    """What schemas.ANSWER says of each pair; ``documents`` has that of each.
+    """The fields of schemas.ANSWER that the model decides, for each pair; ``documents`` has the document of each.
 
     Raises:
-        FloatingPointError: logits that are no numbers.
+        FloatingPointError: logits that are not finite.
     """
-    device = found.start_T.device
-    num_tokens = [len(pair.document_ids_T) for pair in pairs]
+    device = logits.start_T.device
+    num_tokens_P = [len(pair.document_ids_T) for pair in pairs]
     num_owned_W = np.concatenate([pair.windows.own_stop_W - pair.windows.own_start_W for pair in pairs])
     num_owned_W = torch.from_numpy(num_owned_W).to(device)
-    start_T = rank_logits(found.start_T, found.null_start_W, num_owned_W, settings.ranking)
-    end_T = rank_logits(found.end_T, found.null_end_W, num_owned_W, settings.ranking)
+    start_T = rank_logits(logits.start_T, logits.null_start_W, num_owned_W, settings.ranking)
+    end_T = rank_logits(logits.end_T, logits.null_end_W, num_owned_W, settings.ranking)
     boosts = [_boost(pair, settings.lexical_weight) for pair in pairs]
     boost_T = torch.from_numpy(np.concatenate(boosts)).to(device)
     start_T, end_T = start_T + boost_T, end_T + boost_T
     reach_T = torch.from_numpy(np.concatenate([pair.windows.reach_T() for pair in pairs])).to(device)
-    normalizers = log_normalizers(start_T, num_tokens) + log_normalizers(end_T, num_tokens)
-    if not np.isfinite(normalizers).all():
-        raise FloatingPointError("the model's logits are no finite numbers; try runner.dtype=float32")
-    null_logits = iter((found.null_start_W + found.null_end_W).tolist())
+    normalizer_P = log_normalizers(start_T, num_tokens_P) + log_normalizers(end_T, num_tokens_P)
+    if not np.isfinite(normalizer_P).all():
+        raise FloatingPointError("the model's logits are not finite; try runner.dtype=float32")
+    null_logit_W = (logits.null_start_W + logits.null_end_W).cpu().numpy()
+    first_windows = np.cumsum([len(pair.windows) for pair in pairs])[:-1]
     answers = []
-    for document, pair, boost, best_spans, normalizer in zip(
+    for document, pair, boost, best_spans, normalizer, pair_null_logit_W in zip(
         documents,
         pairs,
         boosts,
-        spans(start_T, end_T, reach_T, num_tokens, settings.max_answer_tokens),
-        normalizers.tolist(),
+        spans(start_T, end_T, reach_T, num_tokens_P, settings.max_answer_tokens),
+        normalizer_P.tolist(),
+        np.split(null_logit_W, first_windows),
         strict=True,
     ):
         best = candidates(best_spans, document.tokens, document.text, settings.n_best)
-        null_logit_W = list(islice(null_logits, len(pair.windows)))
-        null_logit = 0.0  # where its window's null logit has been taken off already
-        if best and settings.ranking == "logit":
-            null_logit = null_logit_W[np.searchsorted(pair.windows.own_stop_W, best[0].start_token, side="right")]
-        if best:  # whether the answer stands there is the model's to say
-            null_logit += float(boost[best[0].start_token] + boost[best[0].stop_token - 1])
+        best_span = best[0].span if best else None
+        score = no_answer_score(best_span, pair.windows, pair_null_logit_W, boost, settings.ranking)
         answers.append(
             answer(
                 document.text,
                 best,
                 log_normalizer=normalizer,
-                null_logit=null_logit,
+                no_answer_score=score,
+                has_answer=has_answer(score, settings.no_answer_threshold),
                 score_slope=settings.score_slope,
                 score_intercept=settings.score_intercept,
-                no_answer_threshold=settings.no_answer_threshold,
                 snippet_chars=settings.snippet_chars,
             )
         )

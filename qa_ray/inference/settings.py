@@ -1,50 +1,77 @@
-"""What decides an answer besides the model: the user's settings laid over the checkpoint's own, and checked."""
+"""What decides an answer besides the weights: the user's settings, then the checkpoint's own, checked together.
 
-from typing import Any
+Importing this module is light: pydantic, and neither torch nor transformers.
+"""
 
-from pydantic import ConfigDict, NonNegativeInt, PositiveInt, ValidationError
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ConfigDict, Field, ValidationError
 
 from qa_ray.errors import ConfigError
-from qa_ray.model.checkpoint import Checkpoint
 from qa_ray.model.settings import ModelSettings
-from qa_ray.schemas import Layout
+
+if TYPE_CHECKING:
+    from qa_ray.model.checkpoint import Checkpoint
+    from qa_ray.schemas import Layout
 
 
 class InferenceSettings(ModelSettings):
-    """Everything that decides an answer besides the model, as ``settle`` finds it. Lengths in tokens."""
+    """Everything that decides an answer besides the weights, as ``resolve_settings`` returns it."""
 
     model_config = ConfigDict(extra="forbid")
 
-    max_answer_tokens: PositiveInt = 30
-    n_best: PositiveInt = 5
-    snippet_chars: NonNegativeInt = 160
+    max_answer_tokens: int = Field(default=30, gt=0, description="Longest answer in tokens.")
+    n_best: int = Field(default=5, gt=0, description="Number of answers kept for each question, best first.")
+    snippet_chars: int = Field(
+        default=160, ge=0, description="Length of the text shown around an answer, in characters; the answer is whole."
+    )
 
 
-def resolve_settings(checkpoint: Checkpoint, layout: Layout, model_max_tokens: int, **given: Any) -> InferenceSettings:
-    """The settings given, and the model's own where one is None, checked against each other and the model.
+def resolve_settings(
+    checkpoint: Checkpoint, layout: Layout, model_max_tokens: int, **settings: Any
+) -> InferenceSettings:
+    """``settings``, with the model's own where a value is None or absent; checked against each other and the model.
 
     Raises:
-        ConfigError: a value that cannot be, windows longer than the model reads, or an overlap that leaves a window no
-            step.
+        ConfigError: an unknown name, a value out of bounds, windows longer than the model's positions, or an overlap
+            that leaves no room to advance.
     """
+    check_names(settings, InferenceSettings.model_fields)
     own = checkpoint.settings.model_dump(include=set(ModelSettings.model_fields))
     try:
-        settings = InferenceSettings(**own | {name: value for name, value in given.items() if value is not None})
+        resolved = InferenceSettings(**own | {name: value for name, value in settings.items() if value is not None})
     except ValidationError as error:
         fault = error.errors()[0]
         raise ConfigError(f"{fault['loc'][0]}={fault['input']!r}: {fault['msg']}") from error
     longest = min(checkpoint.max_positions, model_max_tokens)
-    if settings.max_tokens > longest:
+    if resolved.max_tokens > longest:
         raise ConfigError(
-            f"windows.max_tokens={settings.max_tokens}: model {checkpoint.name!r} reads at most {longest} tokens; "
+            f"windows.max_tokens={resolved.max_tokens}: model {checkpoint.name!r} reads at most {longest} tokens; "
             f"set windows.max_tokens={longest} or less"
         )
-    room = settings.max_tokens - layout.num_special_tokens - settings.max_question_tokens
-    if room < 1 or settings.overlap_tokens >= room:
+    room = resolved.max_tokens - layout.num_special_tokens - resolved.max_question_tokens
+    if room < 1 or resolved.overlap_tokens >= room:
         raise ConfigError(
-            f"windows.overlap_tokens={settings.overlap_tokens} does not fit: windows of {settings.max_tokens} tokens "
+            f"windows.overlap_tokens={resolved.overlap_tokens} does not fit: windows of {resolved.max_tokens} tokens "
             f"less {layout.num_special_tokens} special ones less windows.max_question_tokens="
-            f"{settings.max_question_tokens} leave {room} for the document, and the overlap must be smaller; "
+            f"{resolved.max_question_tokens} leave {room} for the document, and the overlap must be smaller; "
             "take longer windows or a smaller overlap"
         )
-    return settings
+    return resolved
+
+
+def check_names(names: Iterable[str], known: Iterable[str]) -> None:
+    """Raises ConfigError for the first name that is not known, with the closest one and all known ones."""
+    known = list(known)
+    for name in names:
+        if name not in known:
+            close = get_close_matches(name, known, n=1)
+            raise ConfigError(
+                f"unknown setting {name!r}; "
+                + (f"did you mean {close[0]!r}? " if close else "")
+                + f"known are {', '.join(known)}"
+            )

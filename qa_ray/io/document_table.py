@@ -1,6 +1,6 @@
-"""Paths -> checked tables of documents and questions: files, columns, types, ids, fingerprints.
+"""Opens and checks the table of documents: files, columns, types, ids; and reads its row groups.
 
-Everything that can be known before the run without reading a document's text is checked here, on the driver.
+The driver checks everything before the run that can be checked without reading a document's text.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,7 +13,8 @@ import pyarrow as pa
 
 from qa_ray.errors import InputError
 from qa_ray.io.question_table import hash_ids
-from qa_ray.io.storage import open_filesystem, open_parquet, reading
+from qa_ray.io.storage import open_filesystem, open_parquet
+from qa_ray.io.storage_errors import reading
 from qa_ray.io.table_files import (
     LISTING_THREADS,
     WITHOUT_VIEWS,
@@ -25,25 +26,18 @@ from qa_ray.io.table_files import (
 )
 from qa_ray.schemas import ANSWERS, PART, TOKENIZED
 
-# Columns that a run adds to a document's own, on the way to the answers or there.
+# Columns that a run adds to those of a document, in intermediate tables or in the answers.
 RESERVED = {*ANSWERS.names, *PART.names, *TOKENIZED.names}
 
-
 SAMPLED_GROUPS = 16
-
-
-# Pages are the least that can be read. Arrow, for one, puts 1,024 rows into a page, however long they are.
+# A page is the smallest unit that can be read. Arrow, for one, writes 1,024 rows per page, however long they are.
 ROWS_PER_PAGE = 1_024
-
-
 MAX_SAMPLED_PAGE_BYTES = 64_000_000
-
-
 BATCH_BYTES = 16_000_000  # of documents, read at a time
 
 
 class RowGroup(NamedTuple):
-    """A row group of a file of documents; the bytes are uncompressed, as the file's footer says."""
+    """A row group of a file of documents; bytes are uncompressed sizes from the file's footer."""
 
     path: str
     number: int  # within the file
@@ -63,7 +57,7 @@ class DocumentTable:
     passed_through: tuple[str, ...]
     schema: pa.Schema
     num_documents: int
-    row_groups: tuple[RowGroup, ...]  # those that have rows
+    row_groups: tuple[RowGroup, ...]  # without empty ones
     text_bytes: int
     fingerprint: str  # sha256 over the files' names, sizes and footers
 
@@ -71,10 +65,10 @@ class DocumentTable:
 def open_documents(uri: str, columns: Mapping[str, str], keep: Sequence[str] | None = None) -> DocumentTable:
     """The documents at ``uri``; ``columns`` maps ``document_id`` and ``text`` to the table's own names.
 
-    ``keep`` names the other columns to pass through to the answers; None passes all of them.
+    ``keep`` names the other columns to pass through to the answers; None: all of them.
 
     Raises:
-        InputError: no such path, no Parquet, a column missing or of a wrong type, null or duplicate ids, no rows.
+        InputError: no such path, not Parquet, a column missing or of the wrong type, null or duplicate ids, no rows.
     """
     footers = read_footers(uri, "documents")
     schema = common_schema(footers, "documents")
@@ -87,13 +81,13 @@ def open_documents(uri: str, columns: Mapping[str, str], keep: Sequence[str] | N
     for name in keep or ():
         check_column(schema, None, name, "documents")
     passed_through = [name for name in others if keep is None or name in keep]
-    if taken := [name for name in passed_through if name in RESERVED]:
+    if reserved := [name for name in passed_through if name in RESERVED]:
         raise InputError(
-            f"documents: the column {taken[0]!r} would collide with the answers' own; "
-            f"rename it, or name the columns to pass through with columns.keep=[…]"
+            f"documents: the column {reserved[0]!r} has a name that the job uses itself; "
+            "rename it, or name the columns to pass through with columns.keep=[…]"
         )
     if id_column in RESERVED - {"document_id"}:
-        raise InputError(f"documents: ids cannot stand in a column {id_column!r}, which the answers have; rename it")
+        raise InputError(f"documents: the id column {id_column!r} has a name that the job uses itself; rename it")
     _check_same_types(footers, [id_column, text_column, *passed_through])
     num_documents = sum(footer.metadata.num_rows for footer in footers)
     if not num_documents:
@@ -115,9 +109,9 @@ def open_documents(uri: str, columns: Mapping[str, str], keep: Sequence[str] | N
 
 
 def sample(documents: DocumentTable, num_documents: int) -> Iterator[tuple[str, pa.Scalar]]:
-    """Ids and texts of about ``num_documents`` documents, evenly spaced in row groups that lie all over the table.
+    """(id, text) of about ``num_documents`` documents, evenly spaced over up to SAMPLED_GROUPS row groups of the table.
 
-    None from row groups with pages too large for the memory of the driver.
+    Row groups whose pages are too large for the driver's memory are skipped.
     """
     groups = [
         group
@@ -137,14 +131,14 @@ def sample(documents: DocumentTable, num_documents: int) -> Iterator[tuple[str, 
 
 
 def read_row_groups(uri: str, groups: Sequence[RowGroup], columns: list[str]) -> Iterator[pa.RecordBatch]:
-    """The documents of row groups of one file, about BATCH_BYTES at a time.
+    """The documents of row groups of one file, in batches of about BATCH_BYTES.
 
-    All batches have one schema, whatever the files' own say of nulls and metadata; views are large strings.
+    All batches have the same schema, though files may differ in nullability and metadata; views become large strings.
     """
     filesystem, _ = open_filesystem(uri)
     path, num_bytes = groups[0].path, max(group.num_bytes for group in groups)
     num_rows = max(group.num_rows for group in groups)
-    # Few distinct values may be encoded in few bytes, and take many when they are decoded.
+    # Dictionary encoding stores few distinct values in few bytes, which are many once decoded: hence ROWS_PER_PAGE.
     batch_rows = max(1, min(ROWS_PER_PAGE, num_rows * BATCH_BYTES // max(num_bytes, 1)))
     numbers = [group.number for group in groups]
     with reading(path, "documents"):
@@ -155,12 +149,12 @@ def read_row_groups(uri: str, groups: Sequence[RowGroup], columns: list[str]) ->
 
 
 def document_hashes(documents: DocumentTable) -> np.ndarray:
-    """The hashes of all documents' ids, in the order of the table."""
+    """The hashes of all document ids in table order, [num_documents] uint64."""
     return np.concatenate(_hashes_by_file(documents.uri, documents.paths, documents.id_column))
 
 
 def unfinished_row_groups(documents: DocumentTable, finished: np.ndarray) -> list[RowGroup]:
-    """Those with a document whose id is not among the ``finished`` (hashes, sorted)."""
+    """The row groups with a document whose id hash is not in ``finished`` (uint64)."""
     if not len(finished):
         return list(documents.row_groups)
     is_finished = np.isin(document_hashes(documents), finished)
@@ -173,9 +167,10 @@ def _check_same_types(footers: list[Footer], columns: list[str]) -> None:
     first = footers[0]
     for footer in footers[1:]:
         for column in columns:
-            if (kind := footer.schema.field(column).type) != (expected := first.schema.field(column).type):
+            column_type, first_type = (each.schema.field(column).type for each in (footer, first))
+            if column_type != first_type:
                 raise InputError(
-                    f"documents: the column {column!r} has type {kind} in {footer.path!r} and {expected} in "
+                    f"documents: the column {column!r} has type {column_type} in {footer.path!r} and {first_type} in "
                     f"{first.path!r}; write them with one schema, or name the columns to pass through with "
                     "columns.keep=[…]"
                 )
@@ -191,17 +186,17 @@ def _row_groups(footer: Footer, text_column: str) -> Iterator[RowGroup]:
 
 
 def _check_document_ids(uri: str, footers: list[Footer], column: str) -> None:
-    """Ids must be there and unique: eight bytes of hash each decide, and only suspects are looked at again."""
+    """Raises an InputError for a null or duplicate id. Hashes find candidates; only their ids are compared."""
     paths = [footer.path for footer in footers]
     hashes_by_file = _hashes_by_file(uri, paths, column)
     hashes = np.sort(np.concatenate(hashes_by_file))
-    suspects = hashes[1:][hashes[1:] == hashes[:-1]]
+    candidates = hashes[1:][hashes[1:] == hashes[:-1]]
     seen: dict[Any, str] = {}
     for path, hashes in zip(paths, hashes_by_file, strict=True):
-        if not np.isin(hashes, suspects).any():
+        if not np.isin(hashes, candidates).any():
             continue
         for ids in _ids(uri, path, column):
-            for id_ in ids.filter(pa.array(np.isin(hash_ids(ids), suspects))).to_pylist():
+            for id_ in ids.filter(pa.array(np.isin(hash_ids(ids), candidates))).to_pylist():
                 if id_ in seen:
                     raise InputError(
                         f"documents: document_id {id_!r} occurs twice, in {seen[id_]!r} and in {path!r}; "
@@ -232,6 +227,6 @@ def _ids(uri: str, path: str, column: str) -> Iterator[pa.Array]:
                 ids.validate(full=True)
             except pa.ArrowInvalid as error:
                 raise InputError(
-                    f"documents: {column!r} in {path!r} is not valid UTF-8 ({error}); mend the ids"
+                    f"documents: {column!r} in {path!r} is not valid UTF-8 ({error}); fix the ids"
                 ) from error
             yield ids

@@ -1,4 +1,4 @@
-"""Tables that grow: Arrow tables or single rows -> a folder of Parquet files of bounded size."""
+"""Writes Arrow tables or single rows to a folder of Parquet files of bounded size."""
 
 import hashlib
 import math
@@ -7,14 +7,15 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from qa_ray.io import storage
+from qa_ray.io.storage import join, make_folder, open_filesystem
+from qa_ray.io.storage_errors import writing
 
 
 class ParquetFolderWriter:
-    """A folder of files ``part-00000.parquet``, …; there is none before the first row, and a full one is closed.
+    """Writes a folder of files ``part-00000.parquet``, …; a file is closed once it is full, and none is written empty.
 
-    ``write`` takes Arrow tables; ``add`` takes single rows (of ``schema``) and gathers them into row groups, a row's
-    characters being those of its own strings. Any failure to write is an OutputError.
+    ``write`` takes Arrow tables; ``add`` takes single rows (of ``schema``) and gathers them into row groups. A row's
+    characters are those of its string columns, not of nested values. Raises OutputError for any failure to write.
     """
 
     def __init__(
@@ -24,34 +25,34 @@ class ParquetFolderWriter:
         *,
         prefix: str = "part",
         max_group_rows: int,
-        max_group_chars: float = math.inf,  # a longer row stands alone
-        max_file_rows: float = math.inf,  # the group that reaches it is the file's last
-        max_file_chars: float = math.inf,  # likewise; counts added rows only
+        max_group_chars: float = math.inf,  # a longer row is a row group of its own
+        max_file_rows: float = math.inf,  # the file is closed after the write that reaches it
+        max_file_chars: float = math.inf,  # likewise; counts only rows given to add
     ):
         self.uri, self.schema, self.prefix = uri, schema, prefix
         self.max_group_rows, self.max_group_chars = max_group_rows, max_group_chars
         self.max_file_rows, self.max_file_chars = max_file_rows, max_file_chars
         self.num_rows = 0
-        self.files: list[dict[str, Any]] = []  # of the closed ones: name, rows, bytes, sha256
-        self._rows: list[dict[str, Any]] = []  # added, not yet written
+        self.files: list[dict[str, Any]] = []  # of each closed file: name, rows, bytes, sha256
+        self._rows: list[dict[str, Any]] = []  # added but not yet written
         self._chars = self._file_rows = self._file_chars = 0
         self._sink: Any = None
         self._name = ""
         self._writer: pq.ParquetWriter | None = None
 
     def add(self, row: dict[str, Any]) -> None:
-        """Writes ``row`` with its row group, at the latest when the folder is closed."""
+        """Adds ``row`` to the current row group, which is written when it is full or on ``close``."""
         chars = sum(len(value) for value in row.values() if isinstance(value, str))
         if len(self._rows) == self.max_group_rows or self._chars + chars > self.max_group_chars:
-            self._write_added()
+            self._write_buffered()
         self._rows.append(row)
         self._chars += chars
 
     def write(self, table: pa.Table) -> None:
-        """Writes ``table`` at once."""
+        """Writes ``table`` immediately, in row groups of at most ``max_group_rows`` rows."""
         if not table.num_rows:
             return
-        with storage.writing(self.uri):
+        with writing(self.uri):
             self._writer = self._writer or self._open(table.schema)
             self._writer.write_table(table, row_group_size=self.max_group_rows)
         self.num_rows += table.num_rows
@@ -60,34 +61,34 @@ class ParquetFolderWriter:
             self._close_file()
 
     def close(self) -> None:
-        """Writes what was added and closes the last file."""
-        self._write_added()
+        """Writes the rows still buffered and closes the last file."""
+        self._write_buffered()
         self._close_file()
 
-    def _write_added(self) -> None:
+    def _write_buffered(self) -> None:
         table = pa.Table.from_pylist(self._rows, self.schema)
         self._file_chars += self._chars
         self._rows, self._chars = [], 0
         self.write(table)
 
     def _open(self, schema: pa.Schema) -> pq.ParquetWriter:
-        filesystem, folder = storage.open_filesystem(self.uri)
-        storage.make_folder(self.uri)
+        filesystem, folder = open_filesystem(self.uri)
+        make_folder(self.uri)
         self._name = f"{self.prefix}-{len(self.files):05d}.parquet"
-        self._sink = _Hashed(filesystem.open(storage.join(folder, self._name), "wb"))
+        self._sink = _HashingFile(filesystem.open(join(folder, self._name), "wb"))
         return pq.ParquetWriter(self._sink, schema, compression="zstd")
 
     def _close_file(self) -> None:
         if self._writer:
-            with storage.writing(self.uri):
+            with writing(self.uri):
                 self._writer.close()
                 self._sink.close()
-            self.files.append({"name": self._name, "rows": self._file_rows, **self._sink.facts()})
+            self.files.append({"name": self._name, "rows": self._file_rows, **self._sink.size_and_checksum()})
             self._writer, self._file_rows, self._file_chars = None, 0, 0
 
 
-class _Hashed:
-    """A file being written that knows its size and checksum."""
+class _HashingFile:
+    """A file opened for writing that counts its bytes and computes their SHA-256."""
 
     def __init__(self, file: Any):
         self._file, self._digest, self._size = file, hashlib.sha256(), 0
@@ -107,5 +108,5 @@ class _Hashed:
     def closed(self) -> bool:
         return self._file.closed
 
-    def facts(self) -> dict[str, Any]:
+    def size_and_checksum(self) -> dict[str, Any]:
         return {"bytes": self._size, "sha256": self._digest.hexdigest()}

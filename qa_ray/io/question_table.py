@@ -1,11 +1,12 @@
-"""Raw rows -> checked documents with their questions; bad rows become rejects, and their neighbours go on.
+"""Reads and checks the questions of a job, and finds those of a document.
 
-The questions are the small side: one sorted Arrow table that every process of a machine shares without a copy. A
-document finds its questions by binary search.
+Questions are the small side of the join: one Arrow table, sorted by document id, that all processes of a machine share
+without copying it. The questions of a document are found by binary search.
 """
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import pandas as pd
@@ -14,21 +15,25 @@ import pyarrow.compute as pc
 
 from qa_ray.errors import InputError
 from qa_ray.io.row_checks import FAULTS, text_fault
-from qa_ray.io.storage import open_filesystem, open_parquet, reading
+from qa_ray.io.storage import open_filesystem, open_parquet
+from qa_ray.io.storage_errors import reading
 from qa_ray.io.table_files import Footer, check_column, common_schema, fingerprint_of, read_footers
 from qa_ray.schemas import GOLD, Question
 
 
 def hash_ids(ids: pa.Array) -> np.ndarray:
-    """Eight bytes for each document id, uint64: what millions of ids are compared and remembered by."""
+    """A hash of each document id, [len(ids)] uint64: it replaces the id where millions are compared or stored."""
     return pd.util.hash_array(ids.to_numpy(zero_copy_only=False), categorize=False)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 class QuestionTable:
-    """All questions of a job, by document.
+    """All questions of a job, by document: bound questions name their document, others are asked of every document.
 
-    ``table`` has the string columns ``document_id`` (null: asked of every document), ``question_id`` and ``question``,
-    and may have ``answers``.
+    ``table`` has the string columns ``document_id`` (null: not bound), ``question_id`` and ``question``, and optionally
+    ``answers``.
+
+    Raises:
+        InputError: duplicate ids within a document, or a question to every document without a text.
     """
 
     def __init__(self, table: pa.Table):
@@ -42,61 +47,61 @@ class QuestionTable:
         return _restore, (self.to_all, self._bound)
 
     def __len__(self) -> int:
-        """Bound questions and questions to all, each once."""
+        """The number of rows: each bound question, and each question to every document, counts once."""
         return self.num_bound + len(self.to_all)
 
     @property
     def num_bound(self) -> int:
-        """Questions that name their document."""
+        """The number of questions that name their document."""
         return self._bound.num_rows
 
     def of(self, document_id: str) -> list[Question]:
-        """The questions bound to the document, then those asked of all; each in the order of its table."""
+        """The questions bound to the document, then those asked of every document; both in table order."""
         rows = self.rows_of(document_id)
         return _rows(self._bound.slice(rows.start, rows.stop - rows.start)) + self.to_all
 
     def rows_of(self, document_id: str) -> slice:
-        """Where the questions bound to this document stand among all bound ones."""
+        """The positions of this document's questions among all bound questions, in [0, num_bound)."""
         ids = _Column(self._bound["document_id"])
         start = bisect_left(ids, document_id)
         return slice(start, bisect_right(ids, document_id, lo=start))
 
     def bound(self, mask: np.ndarray) -> Iterator[tuple[str, str]]:
-        """(document_id, question_id) of the bound questions that ``mask`` [num_bound] selects."""
+        """(document_id, question_id) of the bound questions that ``mask``, [num_bound] bool, selects."""
         for batch in self._bound.filter(pa.array(mask)).to_batches(max_chunksize=10_000):
             yield from zip(batch["document_id"].to_pylist(), batch["question_id"].to_pylist(), strict=True)
 
     def _check_ids(self) -> None:
-        to_all = [question.question_id for question in self.to_all]
+        ids_to_all = [question.question_id for question in self.to_all]
         for question in self.to_all:
             if reason := text_fault(question.question):
                 raise InputError(
                     f"questions: question {question.question_id!r}, asked of every document, has {FAULTS[reason]}; "
                     "write the question or drop the row"
                 )
-        if len(set(to_all)) < len(to_all):
-            twice = next(id_ for id_ in to_all if to_all.count(id_) > 1)
+        question_id, count = next(iter(Counter(ids_to_all).most_common(1)), ("", 0))
+        if count > 1:
             raise InputError(
-                f"questions: question_id {twice!r} occurs {to_all.count(twice)} times among those asked of every "
-                "document; give each its own id"
+                f"questions: question_id {question_id!r} occurs {count} times among those asked of every document; "
+                "give each its own id"
             )
         ids = self._bound.select(["document_id", "question_id"])
         counts = ids.group_by(["document_id", "question_id"]).aggregate([([], "count_all")])
-        if twice := counts.filter(pc.field("count_all") > 1).slice(0, 1).to_pylist():
+        for row in counts.filter(pc.field("count_all") > 1).slice(0, 1).to_pylist():
             raise InputError(
-                f"questions: question_id {twice[0]['question_id']!r} occurs {twice[0]['count_all']} times for document "
-                f"{twice[0]['document_id']!r}; ids must be unique within a document"
+                f"questions: question_id {row['question_id']!r} occurs {row['count_all']} times for document "
+                f"{row['document_id']!r}; ids must be unique within a document"
             )
-        both = ids.filter(pc.field("question_id").isin(pa.array(to_all, pa.string()))).slice(0, 1).to_pylist()
-        if both:
+        is_to_all = pc.field("question_id").isin(pa.array(ids_to_all, pa.string()))
+        for row in ids.filter(is_to_all).slice(0, 1).to_pylist():
             raise InputError(
-                f"questions: question_id {both[0]['question_id']!r} is asked of every document and of "
-                f"{both[0]['document_id']!r} by name too; give one of them another id"
+                f"questions: question_id {row['question_id']!r} is asked of every document and also of "
+                f"{row['document_id']!r}; give one of them another id"
             )
 
 
-class _Column(Sequence):
-    """A string column that ``bisect`` can look into, without turning it into a list."""
+class _Column:
+    """A string column that ``bisect`` can search without converting it to a list."""
 
     def __init__(self, column: pa.ChunkedArray):
         self._column = column
@@ -120,12 +125,14 @@ def _restore(to_all: list[Question], bound: pa.Table) -> QuestionTable:
 
 
 def open_questions(uri: str, columns: Mapping[str, str]) -> tuple[QuestionTable, str]:
-    """The questions at ``uri``, and a fingerprint of their files; with gold answers if ``columns`` names ``answers``.
+    """The questions at ``uri`` and a fingerprint of their files (sha256 over names, sizes and footers).
 
+    ``columns`` maps ``document_id``, ``question_id``, ``question`` and, if needed, ``answers`` to the table's names.
     Without a ``document_id`` column every question is asked of every document.
 
     Raises:
-        InputError: as open_documents; and duplicate ids within a document, or a bad text in a question to all.
+        InputError: no such path, not Parquet, a column missing or of the wrong type, null ids, invalid UTF-8, no rows,
+            or any reason of ``QuestionTable``.
     """
     footers = read_footers(uri, "questions")
     schema = common_schema(footers, "questions")
@@ -141,7 +148,7 @@ def open_questions(uri: str, columns: Mapping[str, str]) -> tuple[QuestionTable,
 
 
 def _questions(uri: str, footer: Footer, names: Mapping[str, str]) -> pa.Table:
-    """The columns of a file of questions that ``names`` maps to ours, checked; strings, but for the gold answers."""
+    """The columns that ``names`` maps to ours, cast to string (``answers``: to a list of GOLD) and checked."""
     for name, column in names.items():
         check_column(footer.schema, name, column, "questions")
     filesystem, _ = open_filesystem(uri)
@@ -153,11 +160,11 @@ def _questions(uri: str, footer: Footer, names: Mapping[str, str]) -> pa.Table:
             "give every question an id"
         )
     try:
-        kinds = {name: pa.list_(GOLD) if name == "answers" else pa.string() for name in names}
-        mapped = pa.table({name: table[column].cast(kinds[name]) for name, column in names.items()})
+        types = {name: pa.list_(GOLD) if name == "answers" else pa.string() for name in names}
+        mapped = pa.table({name: table[column].cast(types[name]) for name, column in names.items()})
         mapped.validate(full=True)
     except pa.ArrowInvalid as error:
         raise InputError(
-            f"questions: {footer.path!r} has text that is not valid UTF-8 ({error}); mend it or drop the row"
+            f"questions: {footer.path!r} has text that is not valid UTF-8 ({error}); fix it or drop the row"
         ) from error
     return mapped

@@ -1,4 +1,4 @@
-"""What can be wrong with one row, and the rejects that say so."""
+"""Checks single rows, and makes the rejects of those that fail."""
 
 from typing import Any, NamedTuple
 
@@ -8,7 +8,7 @@ from qa_ray.schemas import Question
 
 
 class CheckedDocument(NamedTuple):
-    """What can be asked of a document, and what cannot. ``text`` is empty only if ``questions`` is."""
+    """A document with the questions to answer and the rejects of the others; an empty ``text`` has no questions."""
 
     text: str
     questions: list[Question]
@@ -19,7 +19,7 @@ FAULTS = {"null_text": "null as its text", "empty_text": "an empty text", "blank
 
 
 def text_fault(text: str | None) -> str | None:
-    """Why a text can neither be read nor asked: a key of FAULTS, or None if nothing is wrong with it."""
+    """Why a document's or question's text cannot be used: a key of FAULTS, or None if it can."""
     if text is None:
         return "null_text"
     if not text:
@@ -28,30 +28,30 @@ def text_fault(text: str | None) -> str | None:
 
 
 def reject(question_id: str, stage: str, reason: str, detail: str) -> dict[str, Any]:
-    """The fields of schemas.REJECT."""
+    """A row of schemas.REJECT."""
     return {"question_id": question_id, "stage": stage, "reason": reason, "detail": detail}
 
 
 def unknown_document(document_id: str, question_id: str) -> dict[str, Any]:
-    """The row of the rejects table for a question whose document is not there."""
+    """The row of the rejects table for a question about a document that does not exist."""
     detail = f"question {question_id!r} is bound to document {document_id!r}, which is not among the documents"
     return {"document_id": document_id} | reject(question_id, "documents", "unknown_document", detail)
 
 
 def too_long(num_tokens: int, limit: int) -> str:
-    """What is said of a question with so many tokens."""
+    """The detail of the reject of a question with more than ``limit`` tokens."""
     return f"{num_tokens} tokens, more than windows.max_question_tokens={limit}; raise it or truncate"
 
 
 def failure(question_id: str, stage: str, error: Exception) -> dict[str, Any]:
-    """The reject of a question that made a stage fail."""
+    """The reject of a question for which a stage raised ``error``."""
     return reject(question_id, stage, type(error).__name__, str(error)[:1000])
 
 
 def check(document_id: str, text: pa.Scalar, questions: list[Question]) -> CheckedDocument:
-    """The document with those of its questions that can be asked; the others as rejects.
+    """Separates the questions that can be asked of the document from those that become rejects.
 
-    ``text`` is a scalar still, because text that is no valid UTF-8 fails only when it is turned into a str.
+    ``text`` is an Arrow scalar, because invalid UTF-8 raises an error only on conversion to str: here.
     """
     try:
         document = text.as_py()
@@ -62,14 +62,11 @@ def check(document_id: str, text: pa.Scalar, questions: list[Question]) -> Check
         detail = f"document {document_id!r} has text that is not valid UTF-8: {error}"
     if fault:
         return CheckedDocument("", [], [reject(q.question_id, "documents", fault, detail) for q in questions])
-    rejects = [
-        reject(
-            q.question_id,
-            "documents",
-            fault.replace("text", "question"),
-            f"question {q.question_id!r} has {FAULTS[fault]}",
-        )
-        for q in questions
-        if (fault := text_fault(q.question))
-    ]
-    return CheckedDocument(document, [q for q in questions if not text_fault(q.question)], rejects)
+    valid_questions, rejects = [], []
+    for question in questions:
+        if fault := text_fault(question.question):
+            detail = f"question {question.question_id!r} has {FAULTS[fault]}"
+            rejects.append(reject(question.question_id, "documents", fault.replace("text", "question"), detail))
+        else:
+            valid_questions.append(question)
+    return CheckedDocument(document, valid_questions, rejects)

@@ -1,7 +1,7 @@
-"""A model's name -> a checkpoint folder on this machine, checked, with the settings that are stored beside its weights.
+"""A model's name -> a checkpoint folder on this machine, checked, with the settings stored beside its weights.
 
 A name is ``default`` (the model inside this package), a folder, a URI on object storage, or a hub id. Nothing here
-loads weights or runs code: a folder must bring safetensors, a fast tokenizer and a question-answering head.
+loads weights or runs code: a folder must have safetensors weights, a fast tokenizer and a question-answering head.
 """
 
 import hashlib
@@ -20,17 +20,13 @@ from pydantic import ValidationError
 from transformers.models.auto.modeling_auto import MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES
 
 from qa_ray.errors import ModelError
-from qa_ray.io.storage import absolute_uri, explain, is_storage_error, open_filesystem
+from qa_ray.io.storage import absolute_uri, open_filesystem
+from qa_ray.io.storage_errors import explain, is_storage_error
+from qa_ray.model.families import find_family
 from qa_ray.model.settings import ModelSettings
 
 NEEDED_FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
-
-
 SETTINGS_FILE = "qa_ray.json"
-
-
-# Families that count positions from the padding id on, and so lose padding id + 1 of them.
-OFFSET_POSITIONS = {"longformer", "roberta", "xlm-roberta", "camembert", "mpnet", "data2vec-text"}
 
 
 @dataclass(frozen=True)
@@ -40,17 +36,17 @@ class Checkpoint:
     name: str
     folder: str
     settings: ModelSettings
-    max_positions: int
+    max_positions: int  # tokens of the longest window
     fingerprint: str  # sha256 over weights, config, tokenizer and settings
 
 
 def open_checkpoint(name: str, *, needs_head: bool = True) -> Checkpoint:
-    """The checkpoint called ``name``, downloaded if it lies elsewhere.
+    """The checkpoint called ``name``, downloaded if it is not on this machine.
 
-    Without ``needs_head`` it may be one that was not fine-tuned for question answering.
+    Without ``needs_head`` a checkpoint that was not fine-tuned for question answering is accepted.
 
     Raises:
-        ModelError: no such model, no question-answering head, no tokenizer, only pickled weights, broken settings.
+        ModelError: no such model, no question-answering head, no tokenizer, only pickled weights, invalid settings.
     """
     folder = _folder(name)
     config = _read_json(folder / "config.json", name, "no config.json; give the folder that save_pretrained wrote")
@@ -59,18 +55,18 @@ def open_checkpoint(name: str, *, needs_head: bool = True) -> Checkpoint:
         pickled = sorted(path.name for path in folder.iterdir() if path.suffix in {".bin", ".pt", ".pth", ".ckpt"})
         raise ModelError(
             f"model {name!r}: {'only pickled weights (' + ', '.join(pickled) + ')' if pickled else 'no weights'} "
-            f"in {str(folder)!r}; qa-ray loads safetensors alone: convert with model.save_pretrained(folder)"
+            f"in {str(folder)!r}; qa-ray loads only safetensors: convert with model.save_pretrained(folder)"
         )
-    if (family := config.get("model_type")) not in MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES:
+    if (model_type := config.get("model_type")) not in MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES:
         raise ModelError(
-            f"model {name!r}: its config.json says model_type {family!r}, for which transformers has no "
-            "question-answering model; take a checkpoint of a family that AutoModelForQuestionAnswering knows"
+            f"model {name!r}: its config.json says model_type {model_type!r}, for which transformers has no "
+            "question-answering model; use a checkpoint of a family that AutoModelForQuestionAnswering loads"
         )
     tensors = [key for path in weights for key in _tensor_names(path, name)]
     if needs_head and not any(key.startswith("qa_outputs.") for key in tensors):
         raise ModelError(
             f"model {name!r}: no question-answering head (qa_outputs) in {str(folder)!r}, "
-            f"architectures {config.get('architectures')}; take a checkpoint fine-tuned for question answering"
+            f"architectures {config.get('architectures')}; use a checkpoint fine-tuned for question answering"
         )
     if not any((folder / file).is_file() for file in ("tokenizer.json", "vocab.txt", "vocab.json")):
         raise ModelError(
@@ -95,22 +91,22 @@ def _folder(name: str) -> Path:
 
 
 def _download(uri: str) -> Path:
-    """A copy of the folder ``uri`` in the cache, keyed by its files' names and sizes or checksums."""
+    """A copy of the folder ``uri`` in the cache, keyed by its files' names, sizes, and ETags or modification times."""
     filesystem, path = open_filesystem(uri)
     with _downloading(uri):
         listing = {str(f).rsplit("/", 1)[-1]: filesystem.info(f) for f in filesystem.ls(path, detail=False)}
-    wanted = {
+    needed = {
         name: info for name, info in listing.items() if any(Path(name).match(pattern) for pattern in NEEDED_FILES)
     }
-    state = json.dumps([uri, sorted((n, i["size"], str(i.get("ETag", i.get("mtime")))) for n, i in wanted.items())])
+    state = json.dumps([uri, sorted((n, i["size"], str(i.get("ETag", i.get("mtime")))) for n, i in needed.items())])
     folder = _cache() / hashlib.sha256(state.encode()).hexdigest()[:16]
     if not folder.is_dir():
         partial = _make_scratch(folder.parent, uri)
         try:
             with _downloading(uri):
-                for name in wanted:
+                for name in needed:
                     filesystem.get_file(f"{path}/{name}", str(partial / name))
-            with suppress(OSError):  # another process of this machine was faster
+            with suppress(OSError):  # another process on this machine was faster
                 partial.rename(folder)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
@@ -123,8 +119,8 @@ def _make_scratch(cache: Path, uri: str) -> Path:
         return Path(tempfile.mkdtemp(dir=cache))
     except OSError as error:
         raise ModelError(
-            f"model {uri!r}: no room to keep it in {str(cache)!r} ({error.strerror}); set XDG_CACHE_HOME to a folder "
-            "that can be written"
+            f"model {uri!r}: cannot be cached in {str(cache)!r} ({error.strerror}); set XDG_CACHE_HOME to a writable "
+            "folder"
         ) from error
 
 
@@ -147,10 +143,10 @@ def _download_from_hub(name: str) -> Path:
 
     try:
         return Path(snapshot_download(name, allow_patterns=list(NEEDED_FILES)))
-    except Exception as error:  # a dozen kinds: offline, not found, gated, time-outs of two HTTP libraries
+    except Exception as error:  # a dozen classes: offline, not found, gated, timeouts of two HTTP libraries
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ModelError(
-            f"model {name!r}: no such folder here, and the hub did not give it ({reason}); "
+            f"model {name!r}: no such folder, and it cannot be downloaded from the hub ({reason}); "
             "check the name and the network, or download it once and give the folder"
         ) from error
 
@@ -163,7 +159,7 @@ def _read_json(path: Path, name: str, remedy: str) -> dict:
     except ValueError as error:
         raise ModelError(f"model {name!r}: {str(path)!r} is not JSON ({error}); save the model again") from error
     if not isinstance(content, dict):
-        raise ModelError(f"model {name!r}: {str(path)!r} holds no JSON object; save the model again")
+        raise ModelError(f"model {name!r}: {str(path)!r} is not a JSON object; save the model again")
     return content
 
 
@@ -176,31 +172,29 @@ def _settings(folder: Path, name: str) -> ModelSettings:
         first = error.errors()[0]
         raise ModelError(
             f"model {name!r}: {SETTINGS_FILE}: {'.'.join(map(str, first['loc']))}: {first['msg']}, "
-            f"not {first['input']!r}; mend it or remove the file to take the defaults"
+            f"not {first['input']!r}; fix it, or remove the file to use the defaults"
         ) from error
 
 
 def _tensor_names(path: Path, name: str) -> list[str]:
-    """The names in a safetensors header (8 bytes of length, then JSON); the tensors themselves must be there too."""
+    """The names in a safetensors header: 8 bytes of length, then JSON. Checks that the file holds all tensors."""
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         try:
             header = json.loads(file.read(min(length, 100_000_000)))
             stop = max(tensor["data_offsets"][1] for key, tensor in header.items() if key != "__metadata__")
         except (ValueError, TypeError, AttributeError, LookupError) as error:
-            raise ModelError(f"model {name!r}: {str(path)!r} is no safetensors file; copy it again") from error
+            raise ModelError(f"model {name!r}: {str(path)!r} is not a safetensors file; copy it again") from error
     if (size := path.stat().st_size) < 8 + length + stop:
         raise ModelError(
-            f"model {name!r}: {str(path)!r} was cut off after {size:,} of {8 + length + stop:,} bytes; copy it again"
+            f"model {name!r}: {str(path)!r} is truncated to {size:,} of {8 + length + stop:,} bytes; copy it again"
         )
     return list(header)
 
 
 def _max_positions(config: dict) -> int:
-    positions = config.get("max_position_embeddings", 512)
-    if config.get("model_type") in OFFSET_POSITIONS:
-        return positions - (config.get("pad_token_id") or 0) - 1
-    return positions
+    first_position = find_family(config.get("model_type")).first_position(config.get("pad_token_id"))
+    return config.get("max_position_embeddings", 512) - first_position
 
 
 def _fingerprint(folder: Path) -> str:
@@ -214,5 +208,5 @@ def _fingerprint(folder: Path) -> str:
 
 
 def model_anywhere(model: str) -> str:
-    """A folder as its absolute path, because workers start elsewhere; other names stay what they are."""
+    """A folder as its absolute path, because workers start in other folders; other names are returned as they are."""
     return absolute_uri(model) if model != "default" and Path(model).expanduser().is_dir() else model

@@ -1,6 +1,6 @@
-"""Text -> token ids with character offsets, once per document; and the layout in which a model wants its windows.
+"""Text -> token ids with character offsets, once per document; and the layout of a model's windows.
 
-Special tokens that occur literally in text (``</s>``, ``[SEP]``, ``<mask>``) are text.
+Special tokens that occur literally in a text (``</s>``, ``[SEP]``, ``<mask>``) are tokenized as text.
 """
 
 from functools import lru_cache
@@ -14,13 +14,17 @@ from qa_ray.schemas import Layout, Tokens
 
 
 class Tokenizer:
-    """The tokenizer of a checkpoint folder, without padding or truncation."""
+    """The tokenizer of a checkpoint folder, without padding or truncation.
+
+    Raises:
+        ModelError: no tokenizer can be loaded, or it is not a fast one.
+    """
 
     def __init__(self, folder: str):
         self._folder = folder
         try:
             self._pretrained = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-        except Exception as error:  # whatever transformers and tokenizers raise for a folder without a tokenizer
+        except Exception as error:  # transformers and tokenizers raise many classes for a folder without a tokenizer
             raise ModelError(
                 f"model {folder!r}: no tokenizer can be loaded ({error}); "
                 "save it beside the weights with tokenizer.save_pretrained(folder)"
@@ -43,34 +47,34 @@ class Tokenizer:
         return Tokens(np.array(encoding.ids, dtype=np.int32), offsets_T2[:, 0].copy(), offsets_T2[:, 1].copy())
 
     def question(self, text: str) -> np.ndarray:
-        """The token ids of a question; the same question asked of many documents is tokenized once."""
+        """The token ids of a question, cached: a question asked of many documents is tokenized once."""
         return self._question(text)
 
     def layout(self) -> Layout:
-        """The layout of a (question, document) pair."""
+        """The special tokens around the question and the document, read from an encoded pair."""
         pair = self._backend.encode("a", "a")
         question, document = pair.sequence_ids.index(0), pair.sequence_ids.index(1)
         after_question = question + pair.sequence_ids.count(0)
         after_document = document + pair.sequence_ids.count(1)
-        knows_types = "token_type_ids" in self._pretrained.model_input_names
+        has_token_types = "token_type_ids" in self._pretrained.model_input_names
         return Layout(
             prefix=tuple(pair.ids[:question]),
             middle=tuple(pair.ids[after_question:document]),
             suffix=tuple(pair.ids[after_document:]),
             pad_id=self._pretrained.pad_token_id or 0,
-            document_type_id=pair.type_ids[document] if knows_types else 0,
+            document_type_id=pair.type_ids[document] if has_token_types else 0,
         )
 
     def save(self, folder: str) -> None:
-        """Writes the tokenizer into a model's folder, as it came."""
+        """Writes the tokenizer into a model's folder, unchanged."""
         AutoTokenizer.from_pretrained(self._folder, trust_remote_code=False).save_pretrained(folder)
 
     @property
     def vocabulary(self) -> dict[str, int]:
-        """The id of each token."""
+        """Token -> id."""
         return self._backend.get_vocab()
 
     @property
     def model_max_tokens(self) -> int:
-        """The longest input that the tokenizer's own configuration allows (often a huge number: unknown)."""
+        """The longest input that the tokenizer's configuration allows, in tokens; a huge number if it is unknown."""
         return self._pretrained.model_max_length

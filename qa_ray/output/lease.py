@@ -1,11 +1,12 @@
-"""One live run to an output: a claim that only one can create, a sign of life while it runs, and taking over.
+"""A lease on an output folder: at most one live run writes to it.
 
-    OUTPUT/_run/leases/000001.json    who wrote it: a token, the machine, the process
-    OUTPUT/_run/leases/000001.beat    rewritten every BEAT_SECONDS while the run lives
+    OUTPUT/_run/leases/000001.json         the holder: a token, the host, the process id
+    OUTPUT/_run/leases/000001.heartbeat    rewritten every HEARTBEAT_SECONDS while the holder lives
 
-A claim is created by a write that fails if the file is there (O_EXCL on a disk, If-None-Match on S3); a dead run's is
-taken over by creating the next number. The highest number holds the output. Dead is a process that is gone from this
-very machine, or one whose beat stands still for WATCH_SECONDS of our own clock: two clocks are never compared.
+A run acquires the lease by creating the file of the next number with a write that fails if the file exists (O_EXCL on a
+disk, If-None-Match on S3). The highest number holds the output; a run that holds a lower number is fenced: ``check``
+raises, and the run is interrupted. A run is presumed dead if its process id is gone on this host, or if its heartbeat
+has not changed for WATCH_SECONDS on the observer's clock; the clocks of two hosts are never compared.
 """
 
 import itertools
@@ -31,27 +32,30 @@ WATCH_SECONDS = 20.0
 
 @dataclass(frozen=True)
 class LeaseHolder:
-    """Who holds an output."""
+    """The run that holds a lease."""
 
     token: str
-    machine: str
-    process: int
+    host: str
+    pid: int
 
     def is_gone(self) -> bool:
-        """Whether it certainly lives no more; False if that cannot be told from here."""
-        if self.machine != _machine():
+        """Whether its process has certainly ended; False if this host cannot know."""
+        if self.host != _this_host():
             return False
         try:
-            os.kill(self.process, 0)
+            os.kill(self.pid, 0)
         except ProcessLookupError:
             return True
         except PermissionError:
             pass
         return False
 
+    def __str__(self) -> str:
+        return f"process {self.pid} on {self.host.split('/')[0]}"
+
 
 class Lease:
-    """The right to write to one output, held until released.
+    """The exclusive right to write to one output folder, held until released.
 
     Raises:
         OutputError: a live run holds it.
@@ -59,95 +63,98 @@ class Lease:
 
     def __init__(self, output: str):
         self.folder = join(output, "_run", "leases")
-        self.owner = LeaseHolder(uuid.uuid4().hex, _machine(), os.getpid())
-        self.lost = False
+        self.holder = LeaseHolder(uuid.uuid4().hex, _this_host(), os.getpid())
+        self.fenced = False
         self._output = output
-        self._ended = threading.Event()
-        self._number = self._take()
-        self._beats = threading.Thread(target=self._beat, daemon=True)
-        self._beats.start()
+        self._released = threading.Event()
+        self._number = self._acquire()
+        self._heartbeat_thread = threading.Thread(target=self._send_heartbeats, daemon=True)
+        self._heartbeat_thread.start()
 
     def release(self) -> None:
-        """Lets another run have the output."""
-        self._ended.set()
-        self._beats.join(timeout=2 * HEARTBEAT_SECONDS)
-        if not self.lost:
-            with suppress(OutputError):  # a later run finds that this one is gone
-                remove_file(self._path("beat"))
+        """Lets another run acquire the output."""
+        self._released.set()
+        self._heartbeat_thread.join(timeout=2 * HEARTBEAT_SECONDS)
+        if not self.fenced:
+            with suppress(OutputError):  # a later run detects that this one is gone
+                remove_file(self._path("heartbeat"))
                 remove_file(self._path("json"))
 
     def check(self) -> None:
-        """Raises an OutputError if another run has taken over."""
-        if self.lost or self._newest() != self._number:
-            self.lost = True
+        """Raises an OutputError if another run has acquired the output since."""
+        if self.fenced or self._newest() != self._number:
+            self.fenced = True
             raise OutputError(
-                f"output: {self._output!r} was taken over by another run, because this one gave no sign of life for "
-                f"{WATCH_SECONDS:.0f} s; let that one finish"
+                f"output: {self._output!r} was taken over by another run, because this run's heartbeat did not change "
+                f"for {WATCH_SECONDS:.0f} s; let the other run finish"
             )
 
-    def _take(self) -> int:
+    def _acquire(self) -> int:
         while True:
             newest = self._newest()
-            if newest and not self._is_dead(newest):
-                continue  # it was released, or the next one was created, while we watched
-            if create_text(self._path("json", newest + 1), json.dumps(vars(self.owner))):
+            if newest and not self._is_presumed_dead(newest):
+                continue  # it was released, or the next number was created, while we watched
+            if create_text(self._path("json", newest + 1), json.dumps(vars(self.holder))):
                 return newest + 1
 
-    def _is_dead(self, number: int) -> bool:
-        """Whether the run of this claim is dead; False if the claim is gone. A live one is an OutputError."""
-        owner, beat = self._owner(number), self._last_beat(number)
-        if owner and owner.is_gone():
+    def _is_presumed_dead(self, number: int) -> bool:
+        """Whether the holder of this lease is presumed dead; False if the lease is gone.
+
+        Raises:
+            OutputError: the holder is alive.
+        """
+        holder, heartbeat = self._read_holder(number), self._read_heartbeat(number)
+        if holder and holder.is_gone():
             return True
-        who = f"process {owner.process} on {owner.machine.split('/')[0]}" if owner else "process unknown"
-        LOG.warning("waiting for a sign of life from the run that holds the output (%s)", who)
+        LOG.warning("waiting for a heartbeat from the run that holds the output (%s)", holder or "process unknown")
         deadline = time.monotonic() + WATCH_SECONDS
         while time.monotonic() < deadline:
             time.sleep(min(0.2, HEARTBEAT_SECONDS))
             if self._newest() != number or read_text(self._path("json", number)) is None:
                 return False
-            if self._last_beat(number) != beat:
+            if self._read_heartbeat(number) != heartbeat:
                 raise OutputError(
-                    f"output: {self._output!r} is being written by a live run ({who}); "
+                    f"output: {self._output!r} is being written by a live run ({holder or 'process unknown'}); "
                     "wait for it, or give another folder with output=…"
                 )
         return True
 
-    def _beat(self) -> None:
-        for beat in itertools.count():
-            with suppress(OutputError):  # no sign of life is no reason to end
-                write_text(self._path("beat"), f"{self.owner.token} {beat}")
-            if self._ended.wait(HEARTBEAT_SECONDS):
+    def _send_heartbeats(self) -> None:
+        for count in itertools.count():
+            with suppress(OutputError):  # a missed heartbeat is no reason to stop
+                write_text(self._path("heartbeat"), f"{self.holder.token} {count}")
+            if self._released.wait(HEARTBEAT_SECONDS):
                 return
             with suppress(OSError):
                 if self._newest() != self._number:
-                    self.lost = True
-                    # What a script starts in the background ignores Ctrl-C.
-                    is_ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
-                    number = signal.SIGTERM if is_ignored else signal.SIGINT
+                    self.fenced = True
+                    # A process that a script started in the background ignores SIGINT.
+                    ignores_sigint = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+                    number = signal.SIGTERM if ignores_sigint else signal.SIGINT
                     signal.pthread_kill(threading.main_thread().ident or 0, number)
                     return
 
     def _newest(self) -> int:
-        """The highest number claimed; 0 if there is none."""
+        """The highest lease number; 0 if there is none."""
         numbers = [name.removesuffix(".json") for name in list_names(self.folder) if name.endswith(".json")]
         return max(map(int, numbers), default=0)
 
-    def _owner(self, number: int) -> LeaseHolder | None:
+    def _read_holder(self, number: int) -> LeaseHolder | None:
         try:
             fields: Any = json.loads(read_text(self._path("json", number)) or "")
             return LeaseHolder(**fields)
-        except (ValueError, TypeError):  # it is being written, or was not written to its end
+        except (ValueError, TypeError):  # the file is being written, or its writer was killed midway
             return None
 
-    def _last_beat(self, number: int) -> str | None:
-        return read_text(self._path("beat", number))
+    def _read_heartbeat(self, number: int) -> str | None:
+        return read_text(self._path("heartbeat", number))
 
-    def _path(self, kind: str, number: int | None = None) -> str:
-        return posixpath.join(self.folder, f"{self._number if number is None else number:06}.{kind}")
+    def _path(self, suffix: str, number: int | None = None) -> str:
+        return posixpath.join(self.folder, f"{self._number if number is None else number:06}.{suffix}")
 
 
-def _machine() -> str:
-    """The machine, or container, that we are on: its name, and what tells it from others of that name."""
+def _this_host() -> str:
+    """The host name, with the PID namespace where there is one, which tells containers of the same name apart."""
     with suppress(OSError):
         return f"{socket.gethostname()}/{os.readlink('/proc/self/ns/pid')}"
     return socket.gethostname()

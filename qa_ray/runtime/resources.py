@@ -1,4 +1,4 @@
-"""What a run gets of a cluster, or of this machine: devices, actors, threads."""
+"""The nodes of a Ray cluster, or of this machine -> the device, actors, CPUs and GPUs of a run."""
 
 import os
 import time
@@ -15,26 +15,18 @@ from qa_ray.errors import ConfigError
 from qa_ray.log import LOG
 from qa_ray.model.device import resolve_dtype
 
-# Beside its actors a run needs one CPU each to read and to tokenize.
+# Besides its actors, a run needs one CPU to read and one to tokenize.
 SPARE_CPUS = 2
-
-
-# On a CPU: what an actor holds at most, with a model of usual size, and the work that pays for its start.
+# On a CPU: the peak memory of an actor with a base-size model, and the fewest windows that pay for its start.
 BYTES_PER_ACTOR = 2 * 2**30
-
-
 WINDOWS_PER_ACTOR = 200
-
-
 WAIT_STEP_SECONDS = 2
-
-
 TOKENIZERS_PER_ACTOR = {"cpu": 0.1, "cuda": 4}
 
 
 @dataclass(frozen=True)
 class Resources:
-    """What the actors get."""
+    """The actors of a run, and what each of them gets."""
 
     device: str
     dtype: str
@@ -46,62 +38,61 @@ class Resources:
 
     @property
     def max_tokenizers(self) -> int:
-        """How many CPU workers tokenize, if the cluster has CPUs for them."""
+        """The most CPU workers that tokenize, as far as the cluster has CPUs for them."""
         return max(1, round(self.max_actors * TOKENIZERS_PER_ACTOR[self.device]))
 
 
-def find_resources(config: AnswerConfig, num_windows: int, *, waits: bool = False) -> Resources:
-    """The actors' share of the running Ray, for a job of so many windows.
+def allocate_resources(config: AnswerConfig, num_windows: int, *, wait: bool = False) -> Resources:
+    """The resources that a job of ``num_windows`` windows uses on the running Ray cluster.
 
-    A cluster that RAY_ADDRESS names may be starting still, or may grow when it is asked to: ``waits`` gives it
-    ``runner.wait_seconds`` for that.
+    With ``wait``, a cluster at RAY_ADDRESS has ``runner.wait_seconds`` to finish starting or to scale up.
 
     Raises:
         ConfigError: the cluster is too small for the run; the message has the numbers.
     """
     runner = config.runner
-    if waits and os.environ.get("RAY_ADDRESS"):
+    if wait and os.environ.get("RAY_ADDRESS"):
         _wait_for_nodes(runner, num_windows)
-    return share(runner, _nodes(), num_windows)
+    return allocate_on_nodes(runner, _nodes(), num_windows)
 
 
 def _wait_for_nodes(runner: RunnerSettings, num_windows: int) -> None:
-    """Until the cluster has what the fewest actors need, or for as long as the config says."""
+    """Waits until the cluster has room for the fewest actors, or ``runner.wait_seconds`` have passed."""
     deadline = time.monotonic() + runner.wait_seconds
     with suppress(ConfigError):
-        share(runner, _nodes(), num_windows)
+        allocate_on_nodes(runner, _nodes(), num_windows)
         return
     gpus = {"GPU": runner.gpus_per_actor or 1.0} if runner.device == "cuda" else {}
     fewest = runner.actors[0] if isinstance(runner.actors, tuple) else 1 if runner.actors == "auto" else runner.actors
-    of_actor = {"CPU": runner.cpus_per_actor or 1} | gpus | runner.resources_per_actor
-    bundles = [of_actor] * fewest + [{"CPU": 1}] * SPARE_CPUS
+    actor_bundle = {"CPU": runner.cpus_per_actor or 1} | gpus | runner.resources_per_actor
+    bundles = [actor_bundle] * fewest + [{"CPU": 1}] * SPARE_CPUS
     LOG.info("waiting up to %d s for nodes with %d times %s", runner.wait_seconds, fewest, bundles[0])
-    request_resources(bundles=bundles)  # an autoscaler brings nodes only to those who ask
+    request_resources(bundles=bundles)  # an autoscaler adds nodes only on request
     try:
         while time.monotonic() < deadline:
             with suppress(ConfigError):
-                share(runner, _nodes(), num_windows)
+                allocate_on_nodes(runner, _nodes(), num_windows)
                 return
             time.sleep(WAIT_STEP_SECONDS)
     finally:
-        request_resources(bundles=[])  # from here on the actors do
+        request_resources(bundles=[])  # from here on, the actors themselves are the request
 
 
 def _nodes() -> list[dict[str, float]]:
-    """What each node of the running Ray has."""
+    """The resources of each live node of the running cluster."""
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
-def share(runner: RunnerSettings, nodes: Sequence[Mapping[str, float]], num_windows: int) -> Resources:
-    """The actors' share of these nodes.
+def allocate_on_nodes(runner: RunnerSettings, nodes: Sequence[Mapping[str, float]], num_windows: int) -> Resources:
+    """The resources that a job of ``num_windows`` windows uses on these nodes.
 
     Raises:
-        ConfigError: as find_resources.
+        ConfigError: the nodes are too small for the run; the message has the numbers.
     """
-    wanted = runner.resources_per_actor
-    able = _sum([node for node in nodes if all(node.get(name, 0) >= amount for name, amount in wanted.items())])
-    has_gpu = able["GPU"] > 0
-    where = f" on nodes with {', '.join(wanted)}" if wanted else ""
+    custom = runner.resources_per_actor
+    usable = _sum([node for node in nodes if all(node.get(name, 0) >= amount for name, amount in custom.items())])
+    has_gpu = usable["GPU"] > 0
+    where = f" on nodes with {', '.join(custom)}" if custom else ""
     if runner.device == "cuda" and not has_gpu:
         raise ConfigError(
             f"runner.device=cuda: the Ray cluster has no GPU{where}; add a GPU node or set runner.device=cpu"
@@ -109,8 +100,8 @@ def share(runner: RunnerSettings, nodes: Sequence[Mapping[str, float]], num_wind
     device = "cuda" if runner.device != "cpu" and has_gpu else "cpu"
     gpus_per_actor = (runner.gpus_per_actor or 1.0) if device == "cuda" else 0.0
     cpus = int(_sum(nodes)["CPU"])
-    free_cpus = int(min(able["CPU"], cpus - SPARE_CPUS))
-    fewest, most = _num_actors(runner, able | {"CPU": free_cpus}, gpus_per_actor, num_windows)
+    free_cpus = int(min(usable["CPU"], cpus - SPARE_CPUS))
+    fewest, most = _num_actors(runner, usable | {"CPU": free_cpus}, gpus_per_actor, num_windows)
     cpus_per_actor = runner.cpus_per_actor or (1 if device == "cuda" else max(1, free_cpus // most))
     if free_cpus < (needed := fewest * cpus_per_actor):
         raise ConfigError(
@@ -118,13 +109,13 @@ def share(runner: RunnerSettings, nodes: Sequence[Mapping[str, float]], num_wind
             f"need {needed + SPARE_CPUS} CPUs, and Ray has {cpus}, {max(0, free_cpus)} for actors{where}; set "
             "fewer runner.actors or runner.cpus_per_actor, or add nodes"
         )
-    if able["GPU"] < fewest * gpus_per_actor:
+    if usable["GPU"] < fewest * gpus_per_actor:
         raise ConfigError(
             f"runner: {fewest} actors of {gpus_per_actor} GPUs need {fewest * gpus_per_actor}, and Ray has "
-            f"{able['GPU']:g}{where}; set fewer runner.actors or a smaller runner.gpus_per_actor"
+            f"{usable['GPU']:g}{where}; set fewer runner.actors or a smaller runner.gpus_per_actor"
         )
     dtype = resolve_dtype(runner.dtype, device)
-    return Resources(device, dtype, fewest, most, cpus_per_actor, gpus_per_actor, wanted)
+    return Resources(device, dtype, fewest, most, cpus_per_actor, gpus_per_actor, custom)
 
 
 def _sum(nodes: Sequence[Mapping[str, float]]) -> dict[str, float]:
@@ -134,7 +125,10 @@ def _sum(nodes: Sequence[Mapping[str, float]]) -> dict[str, float]:
 def _num_actors(
     runner: RunnerSettings, free: Mapping[str, float], gpus_per_actor: float, num_windows: int
 ) -> tuple[int, int]:
-    """The fewest and the most actors. On a CPU, one thread each: two actors do 1.1 to 1.2 times what two threads do."""
+    """The fewest and the most actors.
+
+    On a CPU, actors of one thread each: two of them are 1.1 to 1.2 times as fast as one with two threads.
+    """
     if isinstance(runner.actors, int):
         return runner.actors, runner.actors
     if isinstance(runner.actors, tuple):

@@ -1,4 +1,4 @@
-"""What a run was: ``run.json``, and the figures that go into the manifest."""
+"""The figures of an answer run -> ``run.json``, and those that also go into the manifest."""
 
 import json
 import time
@@ -15,8 +15,8 @@ from qa_ray.runtime.run_stats import Counts
 from qa_ray.version import VERSION
 
 
-def measured(counts: Counts, resources: Mapping[str, Any]) -> dict[str, Any]:
-    """What a run was, for its report and the manifest."""
+def run_figures(counts: Counts, resources: Mapping[str, Any]) -> dict[str, Any]:
+    """Throughput, padding, batch size, resources and peak memory (MiB) of a run, for run.json and the manifest."""
     return {
         "windows_this_run": counts.windows,
         "windows_per_second": round(counts.windows_per_second, 2),
@@ -28,8 +28,11 @@ def measured(counts: Counts, resources: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @contextmanager
-def reported(uri: str, poll: Callable[[], Counts], resources: Mapping[str, Any]) -> Iterator[None]:
-    """Writes down how the block went, however it ends; the commit comes after it, and ``_SUCCESS`` after that."""
+def write_run_report(uri: str, poll: Callable[[], Counts], resources: Mapping[str, Any]) -> Iterator[None]:
+    """Writes the report of the block to ``uri`` when it ends, whether it succeeds or raises.
+
+    The block ends before the commit: a report of success does not mean that the output is complete, ``_SUCCESS`` does.
+    """
     started, outcome = time.time(), "all documents are read"
     try:
         yield
@@ -37,7 +40,7 @@ def reported(uri: str, poll: Callable[[], Counts], resources: Mapping[str, Any])
         outcome = f"{type(error).__name__}: {error}"
         raise
     finally:
-        with suppress(RayError, OutputError):  # what went wrong before is what matters
+        with suppress(RayError, OutputError):  # the block's own error matters more
             counts = poll()
             report = {
                 "outcome": outcome,
@@ -51,6 +54,6 @@ def reported(uri: str, poll: Callable[[], Counts], resources: Mapping[str, Any])
                 "oom_retries": counts.oom_retries,
                 "seconds_by_stage": {stage: round(seconds, 2) for stage, seconds in counts.seconds.items()},
                 "busy_share": counts.busy_share,
-                **measured(counts, resources),
+                **run_figures(counts, resources),
             }
             write_text(uri, json.dumps(report, indent=2, ensure_ascii=False))

@@ -1,7 +1,7 @@
-"""What all actors of a run do, counted in one place: for the progress line, the run's report, and Prometheus.
+"""Run statistics: what all actors of a run report, summed for the progress line, the run report and Prometheus.
 
-Prometheus sees COUNTERS as ``ray_qa_<name>_total``, and ``ray_qa_documents_waiting``. Labels say which stage, worker or
-reason; never an id or a text, for whoever reaches the metrics' port may read them.
+Prometheus exports COUNTERS as ``ray_qa_<name>_total``, and ``ray_qa_documents_waiting``. Labels are a stage, a worker
+or a reason, never an id or a text: anyone who can reach the metrics port can read them.
 """
 
 import time
@@ -15,58 +15,58 @@ from ray.util import metrics
 from qa_ray.schemas import BatchSize
 
 COUNTERS = {
-    "documents": "documents that are done",
-    "windows": "windows that went through the model",
-    "tokens": "tokens that went through the model",
-    "computed_tokens": "the same with their padding",
+    "documents": "documents finished",
+    "windows": "windows computed by the model",
+    "tokens": "tokens computed by the model, without padding",
+    "computed_tokens": "tokens computed by the model, with padding",
     "answers": "questions answered, null answers included",
-    "rejects": "questions set aside",
-    "seconds": "time that actors worked",
-    "oom_retries": "batches that did not fit into memory and were halved",
+    "rejects": "questions rejected",
+    "seconds": "busy time of the actors",
+    "oom_retries": "batches halved and retried because they did not fit into memory",
 }
 LABELS = {"rejects": ("reason",), "seconds": ("stage", "worker")}
 
 
 @dataclass
 class Counts:
-    """The documents that are done, what the actors did in this run, and the most memory one of them ever held."""
+    """Documents finished in all runs; all else is of this run."""
 
     documents: int = 0
-    documents_waiting: int = 0  # tokenized, and not answered yet
+    documents_waiting: int = 0  # tokenized, not answered yet
     windows: int = 0
     tokens: int = 0
     computed_tokens: int = 0  # with padding
     answers: int = 0
     rejects: Counter[str] = field(default_factory=Counter)  # by reason
-    seconds: dict[str, float] = field(default_factory=dict)  # of all actors, by stage
-    busy_share: dict[str, float] = field(default_factory=dict)  # of each actor's time since its start
-    oom_retries: int = 0  # how often an actor halved its batches, as they did not fit into memory
-    batch_tokens: int = 0  # the fewest that an actor takes at a time
-    peak_actor_bytes: int = 0
-    timed_windows: int = 0  # all but those of the first batch
-    timed_seconds: float = 0.0  # from the end of the first batch to that of the last
+    seconds: dict[str, float] = field(default_factory=dict)  # by stage, summed over actors
+    busy_share: dict[str, float] = field(default_factory=dict)  # by actor, of the time since it started
+    oom_retries: int = 0  # batches that did not fit into memory
+    batch_tokens: int = 0  # the smallest limit of any actor
+    peak_actor_bytes: int = 0  # of the actor that used most
+    timed_windows: int = 0  # all but the first batch
+    timed_seconds: float = 0.0  # from the end of the first batch to the end of the last
 
     @property
     def windows_per_second(self) -> float:
-        """Without the start of Ray and the loading of the model."""
+        """Throughput from the first batch on, so without starting Ray and loading the model."""
         return self.timed_windows / self.timed_seconds if self.timed_seconds else 0.0
 
     @property
     def padding_fraction(self) -> float:
-        """The share of padding among the tokens that went through the model."""
+        """The share of padding in computed tokens."""
         return 1 - self.tokens / self.computed_tokens if self.computed_tokens else 0.0
 
 
 @dataclass
 class _Worker:
-    """What is known of one actor."""
+    """When an actor started, on the monotonic clock, and how long it was busy."""
 
     started: float
     busy_seconds: float = 0.0
 
 
 class RunStats:
-    """The actor that counts what all others do; the driver asks it, and an actor asks it whether to go on."""
+    """An actor that all others report to; the driver polls ``counts``, the actors poll ``abort_reason``."""
 
     def __init__(self, finished_documents: int, num_pairs: int, max_rejected_fraction: float):
         self._counts = Counts(documents=finished_documents)
@@ -76,14 +76,14 @@ class RunStats:
         self._first_batch_at: float | None = None
         self._metrics = _Metrics()
 
-    def register(self, kind: str) -> str:
-        """A name for a new actor of this kind."""
-        name = f"{kind}-{1 + sum(name.startswith(f'{kind}-') for name in self._workers)}"
+    def register(self, stage: str) -> str:
+        """A unique name for a new actor of this stage, such as ``answer-1``."""
+        name = f"{stage}-{1 + sum(name.startswith(f'{stage}-') for name in self._workers)}"
         self._workers[name] = _Worker(time.monotonic())
         return name
 
     def add_batch(self, size: BatchSize) -> None:
-        """Notes a batch that went through the model."""
+        """Adds a batch that the model computed."""
         counts = self._counts
         counts.windows += size.num_windows
         counts.tokens += size.num_tokens
@@ -101,10 +101,10 @@ class RunStats:
         self._metrics.add("oom_retries", size.oom_retries)
 
     def add_tokenized(self, worker: str, documents: int, seconds: Mapping[str, float]) -> None:
-        """Notes a block that waits for the model."""
+        """Adds a tokenized block, which now waits for the model; ``seconds`` are by stage."""
         self._counts.documents_waiting += documents
         self._metrics.documents_waiting.set(self._counts.documents_waiting)
-        self._spent(worker, seconds)
+        self._add_seconds(worker, seconds)
 
     def add_block(
         self,
@@ -115,10 +115,10 @@ class RunStats:
         seconds: Mapping[str, float],
         peak_bytes: int,
     ) -> None:
-        """Notes a finished block; ``rejects`` have the fields of schemas.REJECT, ``seconds`` are by stage."""
+        """Adds a finished block; ``rejects`` have the fields of schemas.REJECT, ``seconds`` are by stage."""
         counts = self._counts
         counts.documents += documents
-        # A block that is read again after a death was tokenized once.
+        # A block that is answered again after its actor died was tokenized only once.
         counts.documents_waiting = max(0, counts.documents_waiting - documents)
         counts.answers += answers
         counts.peak_actor_bytes = max(counts.peak_actor_bytes, peak_bytes)
@@ -130,10 +130,10 @@ class RunStats:
         for reason, count in reasons.items():
             self._metrics.add("rejects", count, reason=reason)
         self._metrics.documents_waiting.set(counts.documents_waiting)
-        self._spent(worker, seconds)
+        self._add_seconds(worker, seconds)
 
     def counts(self) -> Counts:
-        """All blocks so far."""
+        """The sums over all blocks so far."""
         now = time.monotonic()
         self._counts.busy_share = {
             name: round(worker.busy_seconds / max(now - worker.started, 1e-9), 3)
@@ -142,18 +142,18 @@ class RunStats:
         return self._counts
 
     def abort_reason(self) -> str | None:
-        """Why the job should end now: there are more rejects already than it may have when all is done."""
+        """Why the job should stop now: it has more rejects than its limit allows; None while it is within the limit."""
         num_rejects = self._counts.rejects.total()
         if num_rejects <= self._limit * self._num_pairs:
             return None
         reasons = ", ".join(f"{reason} {count}" for reason, count in self._counts.rejects.most_common(5))
         return (
             f"{num_rejects} of {self._num_pairs} questions were rejected already ({reasons}), more than "
-            f"limits.max_rejected_fraction={self._limit}; the last one: {self._last_detail}; mend the input or raise "
-            "the limit and start again: documents that are done stay done"
+            f"limits.max_rejected_fraction={self._limit}; the last one: {self._last_detail}; fix the input or raise "
+            "the limit and run the same command again: finished documents are kept"
         )
 
-    def _spent(self, worker: str, seconds: Mapping[str, float]) -> None:
+    def _add_seconds(self, worker: str, seconds: Mapping[str, float]) -> None:
         for stage, spent in seconds.items():
             self._counts.seconds[stage] = self._counts.seconds.get(stage, 0.0) + spent
             self._workers[worker].busy_seconds += spent
@@ -161,13 +161,13 @@ class RunStats:
 
 
 class _Metrics:
-    """The same numbers for Prometheus; Ray's counters refuse a step of 0."""
+    """The same numbers for Prometheus; Ray's counters refuse an increment of 0."""
 
     def __init__(self):
         self._counters = {
             name: metrics.Counter(f"qa_{name}", description, LABELS.get(name)) for name, description in COUNTERS.items()
         }
-        self.documents_waiting = metrics.Gauge("qa_documents_waiting", "documents tokenized and not answered yet")
+        self.documents_waiting = metrics.Gauge("qa_documents_waiting", "documents tokenized, not answered yet")
 
     def add(self, name: str, value: float, **labels: str) -> None:
         if value:

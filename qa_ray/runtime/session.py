@@ -1,4 +1,4 @@
-"""Ray for a job: the session there is, a cluster's, or one on this machine."""
+"""A Ray session for a job: the current one, the cluster at RAY_ADDRESS, or a new one on this machine."""
 
 import logging
 import os
@@ -24,11 +24,16 @@ CONNECT_SECONDS = 20
 
 @contextmanager
 def ray_started() -> Iterator[None]:
-    """Ray for the block: the session there is, the cluster that RAY_ADDRESS names, or one on this machine."""
+    """Connects to Ray, or starts it on this machine, for the block; a session that exists already is used and kept.
+
+    Raises:
+        ConfigError: Ray's scratch folder cannot be written.
+        JobError: Ray cannot be reached or started.
+    """
     if ray.is_initialized():
         yield
         return
-    # Ray tells of its plans and settings at length; what matters of its errors reaches people through ours.
+    # Ray logs its plans and settings at length; its errors reach the user through ours (failures.explained).
     for name in ("ray", "ray.data"):
         logging.getLogger(name).setLevel(logging.ERROR)
     for handler in logging.getLogger("ray.data").handlers:
@@ -42,11 +47,13 @@ def ray_started() -> Iterator[None]:
         _connect(address) if address else _start()
     except QaRayError:
         raise
-    except Exception as error:  # Ray raises all kinds
-        place = f"be reached at RAY_ADDRESS={address!r}" if address else "start on this machine"
-        raise JobError(f"Ray could not {place}: {error}; nothing is lost: mend the cause and start again") from error
+    except Exception as error:  # Ray raises many types
+        attempt = f"be reached at RAY_ADDRESS={address!r}" if address else "start on this machine"
+        raise JobError(
+            f"Ray could not {attempt}: {error}; nothing is lost: fix the cause and run the same command again"
+        ) from error
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, on_sigterm)  # Ray's own would abort this process
+        signal.signal(signal.SIGTERM, on_sigterm)  # Ray's handler would abort this process
     try:
         yield
     finally:
@@ -54,36 +61,37 @@ def ray_started() -> Iterator[None]:
 
 
 def _connect(address: str) -> None:
-    if found := re.fullmatch(r"(?:ray://)?\[?([\w.:-]+?)\]?:(\d+)", address):  # Ray would try for many minutes
-        socket.create_connection((found[1], int(found[2])), timeout=CONNECT_SECONDS).close()
-    # What workers print stays in Ray's logs: ours is told by the driver.
+    # Ray itself would retry for many minutes.
+    if host_port := re.fullmatch(r"(?:ray://)?\[?([\w.:-]+?)\]?:(\d+)", address):
+        socket.create_connection((host_port[1], int(host_port[2])), timeout=CONNECT_SECONDS).close()
+    # Workers' output stays in Ray's logs; the driver reports for the job.
     context = ray.init(address, logging_level=logging.ERROR, log_to_driver=False)
     warn_if_open(context.dashboard_url or "", os.environ)
 
 
 def warn_if_open(dashboard: str, environment: Mapping[str, str]) -> None:
-    """Says so where the dashboard at ``host:port`` can be reached from elsewhere and asks for no token."""
+    """Logs a warning if the dashboard at ``host:port`` is reachable from other machines and needs no token."""
     host = dashboard.rpartition(":")[0].strip("[]")
     if host and environment.get("RAY_AUTH_MODE") != "token" and host not in ("localhost", "127.0.0.1", "::1"):
         LOG.warning(
-            "Ray's dashboard at %s asks for no token: whoever reaches it can run programs on this cluster; start it "
+            "Ray's dashboard at %s needs no token: anyone who can reach it can run programs on this cluster; start it "
             "with RAY_AUTH_MODE=token (cluster/SECURITY.md)",
             dashboard,
         )
 
 
 def _start() -> None:
-    _check_scratch(os.environ.get("RAY_TMPDIR") or "/tmp")  # Ray's own choice
-    # Reading and tokenizing are light: they share the cores with the actors and take none away.
+    _check_scratch(os.environ.get("RAY_TMPDIR") or "/tmp")  # as Ray chooses it
+    # Reading and tokenizing are light: they get CPUs of their own in Ray's count and share the actors' cores.
     start_ray(num_cores() + SPARE_CPUS)
 
 
 def start_ray(num_cpus: int, **options: Any) -> None:
-    """Starts Ray on this machine, with ``ray.init``'s further options."""
+    """Starts Ray on this machine; ``options`` go to ``ray.init``."""
     for is_last in (False, True):
         try:
             ray.init(
-                address="local",  # not a cluster that happens to run here
+                address="local",  # not a cluster that happens to run on this machine
                 num_cpus=num_cpus,
                 include_dashboard=False,
                 logging_level=logging.ERROR,
@@ -91,14 +99,14 @@ def start_ray(num_cpus: int, **options: Any) -> None:
                 **options,
             )
             return
-        except Exception:  # a machine under load may take longer than the 30 seconds that Ray waits
+        except Exception:  # under load, starting may take longer than the 30 seconds that Ray waits
             ray.shutdown()
             if is_last:
                 raise
 
 
 def _check_scratch(folder: str) -> None:
-    """Where Ray cannot write, it waits long, and then tells of something else."""
+    """Raises a ConfigError if Ray cannot write to ``folder``: Ray itself waits long, then reports something else."""
     try:
         with tempfile.TemporaryFile(dir=folder) as file:
             file.write(bytes(2**20))
@@ -109,12 +117,14 @@ def _check_scratch(folder: str) -> None:
         ) from error
 
 
-def beside_driver(kind: type) -> Any:
-    """The class as a light actor on the driver's own node: it lives as long as the driver, whatever node is lost."""
+def run_on_driver_node(actor_class: type) -> Any:
+    """The class as a remote actor class on the driver's node with 0 CPUs: it survives the loss of any other node."""
     node: Any = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    return ray.remote(num_cpus=0, scheduling_strategy=node)(kind)
+    return ray.remote(num_cpus=0, scheduling_strategy=node)(actor_class)
 
 
 def num_cores() -> int:
-    """The cores this process may use."""
-    return len(os.sched_getaffinity(0))
+    """The cores that this process may use: those of its affinity mask, or all where the system has none (macOS)."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

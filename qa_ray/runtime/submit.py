@@ -1,6 +1,7 @@
-"""A job for a cluster, over Ray's Job API: the checked config travels, and with it this qa-ray if it is asked to.
+"""A checked config -> a job on a Ray cluster, through Ray's Job API; this installation of qa-ray can be uploaded too.
 
-Tokens and TLS are Ray's own: RAY_AUTH_MODE=token with RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH, and an https address.
+Authentication and TLS are Ray's own: RAY_AUTH_MODE=token with RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH, and an https
+address.
 """
 
 import asyncio
@@ -20,26 +21,26 @@ import qa_ray
 from qa_ray.config import Section
 from qa_ray.errors import ConfigError, JobError
 
-# What runs on the cluster finds its config under this name, in its working directory.
-CONFIG = "config.yaml"
-MODELS = ("model", "training.averaged_with")
-TABLES = ("documents", "questions", "answers", "validation.documents", "validation.questions")
-PLACES = (*TABLES, *MODELS, "source", "output")
+CONFIG_FILE = "config.yaml"  # in the working directory of the job
+# Config keys whose values are paths.
+MODEL_KEYS = ("model", "training.averaged_with")
+TABLE_KEYS = ("documents", "questions", "answers", "validation.documents", "validation.questions")
+PATH_KEYS = (*TABLE_KEYS, *MODEL_KEYS, "source", "output")
 
 
 class SubmittedJob:
-    """A job at a cluster."""
+    """A job that was submitted to the cluster whose dashboard is at ``address``."""
 
     def __init__(self, client: Any, address: str, id_: str):
         self._client, self.address, self.id = client, address, id_
 
     @property
     def page(self) -> str:
-        """Its page in Ray's dashboard."""
+        """The URL of its page in Ray's dashboard."""
         return f"{self.address}/#/jobs/{self.id}"
 
     def follow(self, show: Callable[[str], object]) -> str:
-        """Shows the job's log until it ends; returns how it ended: SUCCEEDED, FAILED or STOPPED."""
+        """Passes the job's log to ``show`` until it ends; returns its final status: SUCCEEDED, FAILED or STOPPED."""
 
         async def follow() -> None:
             async for lines in self._client.tail_job_logs(self.id):
@@ -50,45 +51,45 @@ class SubmittedJob:
 
 
 def submit(verb: str, config: Section, address: str, *, with_code: bool) -> SubmittedJob:
-    """Starts ``qa-ray VERB`` with this config as a job of the cluster whose dashboard is at ``address``.
+    """Starts ``qa-ray VERB`` with this config as a job on the cluster whose dashboard is at ``address``.
 
-    ``with_code`` sends this installation of qa-ray along; else the nodes' own is used.
+    ``with_code`` uploads this installation of qa-ray; otherwise the job uses the one installed on the nodes.
 
     Raises:
-        ConfigError: a place that no node could read, or an address that is no URL.
-        JobError: the cluster cannot be reached, or refuses.
+        ConfigError: a local path that the nodes cannot read, or an address that is not a URL.
+        JobError: the cluster cannot be reached, or refuses the job.
     """
     values = config.model_dump(mode="json", exclude_unset=True)
-    _check_places(values)
+    _check_paths(values)
     client: Any = _connect(address)
     with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / CONFIG).write_text(yaml.safe_dump(values, allow_unicode=True, sort_keys=False))
+        (Path(folder) / CONFIG_FILE).write_text(yaml.safe_dump(values, allow_unicode=True, sort_keys=False))
         environment = {"working_dir": folder, "env_vars": {"RAY_USAGE_STATS_ENABLED": "0"}}
         if with_code:
             environment["py_modules"] = [str(Path(qa_ray.__file__).parent)]
         try:
             id_ = client.submit_job(
-                entrypoint=shlex.join(["python", "-m", "qa_ray", verb, CONFIG]),
+                entrypoint=shlex.join(["python", "-m", "qa_ray", verb, CONFIG_FILE]),
                 runtime_env=environment,
                 metadata={"qa_ray": verb},
             )
-        except Exception as error:  # requests' and Ray's own kinds
-            raise JobError(f"--address {address!r}: the job was not taken: {_one_line(error)}") from error
+        except Exception as error:  # of types of requests and of Ray
+            raise JobError(f"--address {address!r}: the cluster refused the job: {_one_line(error)}") from error
     return SubmittedJob(client, address, id_)
 
 
-def _check_places(values: dict[str, Any]) -> None:
-    for name in PLACES:
-        section, _, key = name.rpartition(".")
-        found = (values.get(section, {}) if section else values).get(key)
-        for place in found if isinstance(found, list) else [found]:
-            if not isinstance(place, str) or "://" in place or place.startswith("/"):
+def _check_paths(values: dict[str, Any]) -> None:
+    for dotted_key in PATH_KEYS:
+        section, _, key = dotted_key.rpartition(".")
+        value = (values.get(section, {}) if section else values).get(key)
+        for path in value if isinstance(value, list) else [value]:
+            if not isinstance(path, str) or "://" in path or path.startswith("/"):
                 continue
-            if name in MODELS and (place == "default" or not Path(place).exists()):  # the rest are hub ids
+            if dotted_key in MODEL_KEYS and (path == "default" or not Path(path).exists()):  # a model id on the hub
                 continue
             raise ConfigError(
-                f"{name}={place!r} is a place on this machine; a cluster needs one that all of its nodes reach, such "
-                f"as s3://bucket/{Path(place).name}, or an absolute path on a shared mount"
+                f"{dotted_key}={path!r} is a path on this machine; a cluster needs one that all of its nodes can "
+                f"read, such as s3://bucket/{Path(path).name}, or an absolute path on a shared mount"
             )
 
 
@@ -98,13 +99,13 @@ def _connect(address: str) -> Any:
     for name in ("dashboard.modules.dashboard_sdk", "dashboard.modules.job.sdk", "_private.runtime_env.packaging"):
         logging.getLogger(f"ray.{name}").setLevel(logging.WARNING)
     for name in ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS"):
-        os.environ.pop(name, None)  # to Ray they would weigh more than what was asked for
+        os.environ.pop(name, None)  # in Ray they take precedence over the address that is passed
     try:
         return JobSubmissionClient(address)
-    except Exception as error:  # requests' and Ray's own kinds
+    except Exception as error:  # of types of requests and of Ray
         raise JobError(
-            f"--address {address!r}: cannot reach Ray's dashboard there ({_one_line(error)}); is it up, the port "
-            "forwarded, and RAY_AUTH_MODE=token set with the cluster's token?"
+            f"--address {address!r}: cannot reach Ray's dashboard there ({_one_line(error)}); check that it is up, the "
+            "port is forwarded, and RAY_AUTH_MODE=token is set with the cluster's token"
         ) from error
 
 

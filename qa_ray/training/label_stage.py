@@ -1,7 +1,7 @@
 """Documents with gold answers -> tokens and labels, in Ray's CPU workers: Arrow in, Arrow out, one row a document.
 
-Training data that nothing can be learned from become rejects, with the reason; of the rest it is counted how each gold
-answer was found.
+Questions that cannot be used for training become rejects, with the reason. For every gold answer, the row records how
+it was found in the text, or why not.
 """
 
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ from qa_ray.training.validation import ValidationDocument
 
 @dataclass(frozen=True)
 class LabelSettings:
-    """What LabelDocuments needs to know."""
+    """The plan's part for the CPU workers."""
 
     storage: dict[str, Any]  # for configure_s3
     model: str
@@ -36,11 +36,11 @@ class LabelSettings:
     text_column: str
     max_question_tokens: int
     long_questions: str
-    held_out: float  # the share of documents, drawn by their ids
+    held_out: float  # the share of documents for validation, chosen by the hash of their ids
 
 
 class LabelDocuments:
-    """An actor with the tokenizer and all questions."""
+    """An actor that holds the tokenizer and all questions."""
 
     def __init__(self, settings: LabelSettings):
         configure_s3(**settings.storage)
@@ -49,21 +49,21 @@ class LabelDocuments:
         self._tokenizer = Tokenizer(open_checkpoint(settings.model).folder)
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        """The table as schemas.LABELED."""
-        ids = table[self._settings.id_column]
-        held_out = hash_ids(ids) < self._settings.held_out * 2.0**64
+        """The documents of the table, labeled, as schemas.LABELED."""
+        ids, texts = table[self._settings.id_column], table[self._settings.text_column]
+        is_held_out = hash_ids(ids) < self._settings.held_out * 2.0**64
         rows = [
-            self._row(str(id_), text, bool(is_held_out))
-            for id_, text, is_held_out in zip(ids.to_pylist(), table[self._settings.text_column], held_out, strict=True)
+            self._row(str(document_id), text, bool(held_out))
+            for document_id, text, held_out in zip(ids.to_pylist(), texts, is_held_out, strict=True)
         ]
         return pa.Table.from_pylist(rows, LABELED)
 
     def _row(self, document_id: str, text: pa.Scalar, is_held_out: bool) -> dict[str, Any]:
         checked = check(document_id, text, self._questions.of(document_id))
         tokens = self._tokenizer(checked.text if checked.questions else "")
-        questions, rejects, found, asked = [], list(checked.rejects), [], set()
+        questions, rejects, outcomes, seen = [], list(checked.rejects), [], set()
         for question in checked.questions:
-            labeled = self._labeled(question, checked.text, tokens, asked, found)
+            labeled = self._label(question, checked.text, tokens, seen, outcomes)
             if isinstance(labeled, Fault):
                 rejects.append(reject(question.question_id, "labels", *labeled))
             else:
@@ -77,17 +77,20 @@ class LabelDocuments:
             "stop_char": tokens.stop_char_T,
             "questions": questions,
             "rejects": rejects,
-            "found": found,
+            "found": outcomes,
         }
 
-    def _labeled(
-        self, question: Question, text: str, tokens: Tokens, asked: set[Any], found: list[str]
+    def _label(
+        self, question: Question, text: str, tokens: Tokens, seen: set[Any], outcomes: list[str]
     ) -> dict[str, Any] | Fault:
-        """The fields of schemas.LABELED_QUESTION, or why there are none; adds to ``asked`` and ``found``."""
+        """The fields of schemas.LABELED_QUESTION, or why the question cannot be used.
+
+        Adds the question to ``seen``, and how each of its gold answers was found, or why not, to ``outcomes``.
+        """
         if question.answers is None:
-            return Fault("no_gold", "no gold answer is known (null); an empty list would say that there is none")
+            return Fault("no_gold", "the gold answers are unknown (null); for a question without an answer, give []")
         if not len(tokens):
-            return Fault("no_tokens", "the document has no token that the model knows of")
+            return Fault("no_tokens", "the tokenizer finds no token in the document")
         token_ids = self._tokenizer.question(question.question or "")
         limit = self._settings.max_question_tokens
         if len(token_ids) > limit and self._settings.long_questions == "reject":
@@ -99,16 +102,16 @@ class LabelDocuments:
                 start, stop = tokens_of(tokens, located.start_char, located.stop_char)
                 if start < stop:
                     answers.add((start, stop))
-                    found.append(located.how)
+                    outcomes.append(located.how)
                     continue
-                located = Fault("no_tokens", "the answer has no token that the model knows of")
+                located = Fault("no_tokens", "the tokenizer finds no token in the answer")
             faults.append(located)
-            found.append(located.reason)
+            outcomes.append(located.reason)
         if faults and not answers:
             return faults[0]
-        if (key := (question.question, frozenset(answers))) in asked:
-            return Fault("duplicate", "the same question with the same answers is asked of this document already")
-        asked.add(key)
+        if (key := (question.question, frozenset(answers))) in seen:
+            return Fault("duplicate", "the document has the same question with the same answers already")
+        seen.add(key)
         return {
             "question_id": question.question_id,
             "question": question.question,
@@ -118,48 +121,48 @@ class LabelDocuments:
         }
 
 
-def learnable(table: pa.Table) -> pa.Table:
-    """Of schemas.LABELED the documents to learn from, and only what is needed for that."""
-    rows = _asked(table).filter(~pc.field("is_held_out"))
+def training_documents(table: pa.Table) -> pa.Table:
+    """The documents of schemas.LABELED that have questions and are not held out, with the columns for training."""
+    rows = _with_questions(table).filter(~pc.field("is_held_out"))
     return rows.select(["document_id", "token_ids", "questions"])
 
 
-def held_out(table: pa.Table) -> pa.Table:
-    """Of schemas.LABELED the documents that are kept for validation."""
-    rows = _asked(table).filter(pc.field("is_held_out"))
+def validation_documents(table: pa.Table) -> pa.Table:
+    """The documents of schemas.LABELED that have questions and are held out, with the columns for validation."""
+    rows = _with_questions(table).filter(pc.field("is_held_out"))
     return rows.select(["document_id", "text", "token_ids", "start_char", "stop_char", "questions"])
 
 
-def _asked(table: pa.Table) -> pa.Table:
+def _with_questions(table: pa.Table) -> pa.Table:
     return table.filter(pc.list_value_length(table["questions"]).to_numpy() > 0)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def read_labeled(tables: Sequence[pa.Table]) -> list[LabeledDocument]:
-    """Documents as ``learnable`` has them, in the order of their ids; token ids are views of the tables."""
-    found: list[tuple[str, LabeledDocument]] = []
+    """Tables of ``training_documents`` as documents, sorted by id; token ids are views of the tables."""
+    documents: list[tuple[str, LabeledDocument]] = []
     for table in tables:
         for row in range(table.num_rows):
             token_ids = table["token_ids"][row].values.to_numpy()
             questions = [
-                LabeledQuestion(np.array(asked["token_ids"], np.int32), _answers(asked["answers"]))
-                for asked in table["questions"][row].as_py()
+                LabeledQuestion(np.array(question["token_ids"], np.int32), _answers(question["answers"]))
+                for question in table["questions"][row].as_py()
             ]
-            found.append((table["document_id"][row].as_py(), LabeledDocument(token_ids, questions)))
-    return [document for _, document in sorted(found, key=lambda pair: pair[0])]
+            documents.append((table["document_id"][row].as_py(), LabeledDocument(token_ids, questions)))
+    return [document for _, document in sorted(documents, key=lambda pair: pair[0])]
 
 
 def read_validation(tables: Sequence[pa.Table]) -> list[ValidationDocument]:
-    """Documents as ``held_out`` has them, in the order of their ids."""
-    found: list[tuple[str, ValidationDocument]] = []
+    """Tables of ``validation_documents`` as documents, sorted by id."""
+    documents: list[tuple[str, ValidationDocument]] = []
     for table in tables:
         for row in table.to_pylist():
             tokens = Tokens(*(np.array(row[name], np.int32) for name in ("token_ids", "start_char", "stop_char")))
-            asked = row["questions"]
-            readable = ReadableDocument(row["text"], tokens, [np.array(q["token_ids"], np.int32) for q in asked])
-            golds = [Gold(row["document_id"], q["question_id"], q["gold"]) for q in asked]
-            document = ValidationDocument(readable, golds, [q["question"] for q in asked])
-            found.append((row["document_id"], document))
-    return [document for _, document in sorted(found, key=lambda pair: pair[0])]
+            questions = row["questions"]
+            readable = ReadableDocument(row["text"], tokens, [np.array(q["token_ids"], np.int32) for q in questions])
+            golds = [Gold(row["document_id"], q["question_id"], q["gold"]) for q in questions]
+            document = ValidationDocument(readable, golds, [q["question"] for q in questions])
+            documents.append((row["document_id"], document))
+    return [document for _, document in sorted(documents, key=lambda pair: pair[0])]
 
 
 def _answers(rows: list[dict[str, int]]) -> np.ndarray:

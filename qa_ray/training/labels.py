@@ -1,8 +1,8 @@
-"""Gold answers -> the tokens that a model should find in each window, for training.
+"""Gold answers -> characters, tokens and labels per window, for training.
 
-A gold answer is a text and, where it is known, the character where it begins. Training data are not always right about
-that: a begin that does not fit the text is mended where the text stands once within REACH_CHARS of it, and otherwise
-the answer is told as a fault. Nothing is guessed.
+A gold answer is a text and, if known, its first character. Training data is not always right about that character: if
+the text does not start there, it is searched for within REACH_CHARS, or in the whole document if no character is given.
+Exactly one occurrence is accepted; none or several are a fault, so nothing is guessed.
 
 Shapes: T tokens of the document, W windows, A answers of a question.
 """
@@ -18,39 +18,39 @@ REACH_CHARS = 200
 
 
 class Located(NamedTuple):
-    """Where an answer stands in its document, and how that was found."""
+    """The characters ``[start_char, stop_char)`` of an answer in its document, and how they were found."""
 
     start_char: int
     stop_char: int
-    how: str  # as_given, relocated, found
+    how: str  # as_given; relocated: near the given character; found: no character was given
 
 
 class Fault(NamedTuple):
-    """Why nothing can be learned from an answer."""
+    """Why an answer cannot be used for training."""
 
     reason: str  # empty_answer, answer_not_found, answer_ambiguous
     detail: str
 
 
 def locate(document: str, answer: str, start_char: int | None) -> Located | Fault:
-    """The characters of ``answer``; white space round it does not count."""
+    """The characters of ``answer`` in ``document``, without leading and trailing white space."""
     stripped = answer.strip()
     if not stripped:
-        place = "" if start_char is None else f" at character {start_char}"
-        return Fault("empty_answer", f"the answer{place} is empty")
+        where = "" if start_char is None else f" at character {start_char}"
+        return Fault("empty_answer", f"the answer{where} is empty")
     if start_char is None:
-        starts, how, where = _occurrences(document, stripped, 0, len(document)), "found", "the document"
+        starts, how, scope = _occurrences(document, stripped, 0, len(document)), "found", "the document"
     else:
         start_char += len(answer) - len(answer.lstrip())
         if start_char >= 0 and document.startswith(stripped, start_char):
             return Located(start_char, start_char + len(stripped), "as_given")
         first, last = max(0, start_char - REACH_CHARS), start_char + len(stripped) + REACH_CHARS
         starts, how = _occurrences(document, stripped, first, last), "relocated"
-        where = f"{REACH_CHARS} characters of {start_char}"
+        scope = f"{REACH_CHARS} characters of {start_char}"
     if len(starts) == 1:
         return Located(starts[0], starts[0] + len(stripped), how)
     reason = "answer_ambiguous" if starts else "answer_not_found"
-    return Fault(reason, f"{stripped[:60]!r} stands {len(starts)} times within {where}")
+    return Fault(reason, f"{stripped[:60]!r} occurs {len(starts)} times within {scope}")
 
 
 def _occurrences(document: str, text: str, first: int, last: int) -> list[int]:
@@ -62,10 +62,10 @@ def _occurrences(document: str, text: str, first: int, last: int) -> list[int]:
 
 
 class Labels(NamedTuple):
-    """What a model should say of each window.
+    """The training target of each window.
 
-    A window that holds whole answers should find any of them; one that holds none says that there is no answer here;
-    one that holds a piece of one and no whole one is nothing to learn from (``is_cut_W``).
+    A window with whole answers is a positive for any of them, one without any part of an answer is a negative; one
+    that cuts an answer and holds no whole one is not used (``is_cut_W``).
     """
 
     is_inside_WA: np.ndarray
@@ -73,13 +73,13 @@ class Labels(NamedTuple):
 
 
 def tokens_of(tokens: Tokens, start_char: int, stop_char: int) -> tuple[int, int]:
-    """The tokens ``[start, stop)`` that hold a character of ``[start_char, stop_char)``; none if they are equal."""
+    """The tokens ``[start, stop)`` that overlap characters ``[start_char, stop_char)``; start = stop if none."""
     start = int(np.searchsorted(tokens.stop_char_T, start_char, side="right"))
     return start, max(start, int(np.searchsorted(tokens.start_char_T, stop_char, side="left")))
 
 
 def labels(windows: Windows, answers: Sequence[tuple[int, int]] | np.ndarray) -> Labels:
-    """``answers`` are the tokens ``[start, stop)`` of each answer in the document."""
+    """The labels of a document's windows; ``answers`` [A, 2] are the document's tokens ``[start, stop)`` of each."""
     start_A, stop_A = np.array(answers, dtype=np.int64).reshape(-1, 2).T
     start_W1, stop_W1 = windows.start_W[:, None], windows.stop_W[:, None]
     is_inside_WA = (start_W1 <= start_A) & (stop_A <= stop_W1)

@@ -1,4 +1,4 @@
-"""What a fine-tuning run will do, decided and checked before anything is written: model, windows, tables, identity."""
+"""A fine-tuning config -> a checked plan: model, windows, tables and the run's identity; nothing is written."""
 
 import json
 from dataclasses import dataclass
@@ -12,15 +12,15 @@ from qa_ray.io.question_table import QuestionTable, open_questions
 from qa_ray.io.storage import absolute_uri
 from qa_ray.model.checkpoint import model_anywhere, open_checkpoint
 from qa_ray.model.tokenizer import Tokenizer
-from qa_ray.training.trainer import check_alike
+from qa_ray.training.trainer import check_averageable
 from qa_ray.version import VERSION
 
-MIN_ROOM_TOKENS = 16
+MIN_DOCUMENT_TOKENS = 16  # in a window, besides question and special tokens
 
 
 @dataclass(frozen=True)
 class FinetunePlan:
-    """A checked job."""
+    """A checked job; ``output`` is an absolute URI."""
 
     config: FinetuneConfig
     model: str
@@ -28,16 +28,16 @@ class FinetunePlan:
     output: str
     settings: InferenceSettings
     window_tokens: tuple[int, ...]
-    learned: tuple[DocumentTable, QuestionTable]
-    validation: tuple[DocumentTable, QuestionTable] | None  # None: some of the documents are held out
+    training_tables: tuple[DocumentTable, QuestionTable]
+    validation_tables: tuple[DocumentTable, QuestionTable] | None  # None: some training documents are held out
     identity: dict[str, Any]
 
 
 def make_plan(config: FinetuneConfig) -> FinetunePlan:
-    """Checks config, model and tables; nothing is written.
+    """Checks config, model and tables, and plans the run.
 
     Raises:
-        UserError: the first thing that is wrong, with its remedy.
+        UserError: the first mistake that was found, with its remedy.
     """
     model = model_anywhere(config.model)
     checkpoint = open_checkpoint(model, needs_head=False)
@@ -47,23 +47,26 @@ def make_plan(config: FinetuneConfig) -> FinetunePlan:
         checkpoint, layout, tokenizer.model_max_tokens, **config.windows.model_dump(exclude={"long_questions"})
     )
     window_tokens = tuple(config.training.window_tokens or [settings.max_tokens])
-    least = settings.max_question_tokens + layout.num_special_tokens + MIN_ROOM_TOKENS
+    shortest = settings.max_question_tokens + layout.num_special_tokens + MIN_DOCUMENT_TOKENS
     longest = min(checkpoint.max_positions, tokenizer.model_max_tokens)
     for length in window_tokens:
-        if not least <= length <= longest:
+        if not shortest <= length <= longest:
             raise ConfigError(
-                f"training.window_tokens: {length} is not between {least} (windows.max_question_tokens, special tokens "
-                f"and {MIN_ROOM_TOKENS} of a document) and {longest}, the most that {model!r} reads; choose others"
+                f"training.window_tokens: {length} is not between {shortest} (windows.max_question_tokens, special "
+                f"tokens and {MIN_DOCUMENT_TOKENS} of a document) and {longest}, the most that {model!r} reads; "
+                "choose others"
             )
-    learned, fingerprints = _open_tables(config, config.documents, config.questions)
-    validation = None
+    training_tables, fingerprints = _open_tables(config, config.documents, config.questions)
+    validation_tables = None
     if config.validation.documents and config.validation.questions:
-        validation, more = _open_tables(config, config.validation.documents, config.validation.questions)
-        fingerprints |= {f"validation.{name}": value for name, value in more.items()}
+        validation_tables, validation_fingerprints = _open_tables(
+            config, config.validation.documents, config.validation.questions
+        )
+        fingerprints |= {f"validation.{name}": value for name, value in validation_fingerprints.items()}
     averaged_with = tuple(model_anywhere(name) for name in config.training.averaged_with)
-    others = [open_checkpoint(other) for other in averaged_with]
-    for other in others:
-        check_alike(checkpoint, other)
+    averaged_checkpoints = [open_checkpoint(name) for name in averaged_with]
+    for other in averaged_checkpoints:
+        check_averageable(checkpoint, other)
     training = config.training.model_dump(exclude={"batch_tokens", "averaged_with"})
     identity = {
         "job": "finetune",
@@ -77,7 +80,7 @@ def make_plan(config: FinetuneConfig) -> FinetunePlan:
         },
         "long_questions": config.windows.long_questions,
         **{f"training.{name}": value for name, value in training.items()},
-        "training.averaged_with": [other.fingerprint for other in others],
+        "training.averaged_with": [other.fingerprint for other in averaged_checkpoints],
         "validation.held_out": config.validation.held_out,
         "validation.metric": config.validation.metric,
     }
@@ -88,8 +91,8 @@ def make_plan(config: FinetuneConfig) -> FinetunePlan:
         output=absolute_uri(config.output),
         settings=settings,
         window_tokens=window_tokens,
-        learned=learned,
-        validation=validation,
+        training_tables=training_tables,
+        validation_tables=validation_tables,
         identity=json.loads(json.dumps(identity)),
     )
 
@@ -98,6 +101,6 @@ def _open_tables(
     config: FinetuneConfig, documents: str, questions: str
 ) -> tuple[tuple[DocumentTable, QuestionTable], dict[str, str]]:
     columns = config.columns.model_dump()
-    opened = open_documents(absolute_uri(documents), columns, [])
-    asked, fingerprint = open_questions(absolute_uri(questions), columns)
-    return (opened, asked), {"documents": opened.fingerprint, "questions": fingerprint}
+    document_table = open_documents(absolute_uri(documents), columns, [])
+    question_table, fingerprint = open_questions(absolute_uri(questions), columns)
+    return (document_table, question_table), {"documents": document_table.fingerprint, "questions": fingerprint}

@@ -1,4 +1,4 @@
-"""How far fine-tuning is: the state that a worker reports, and what a person sees of it."""
+"""The progress of a fine-tuning run: the actor that a worker reports to, a bar on a terminal, and log lines."""
 
 import threading
 import time
@@ -10,27 +10,27 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from qa_ray.log import LOG
-from qa_ray.runtime.progress import LINE_SECONDS, POLL_SECONDS, _beside_block, _clock
+from qa_ray.runtime.progress import LINE_SECONDS, POLL_SECONDS, format_duration, run_in_background
 
 
 @dataclass
 class TrainingState:
-    """How far fine-tuning is; ``seconds`` and ``tokens`` are those of this process's run."""
+    """The position in the run; ``tokens`` and ``seconds`` count from the start of this process, not of the run."""
 
-    epochs: int
+    num_epochs: int
     epoch: int = 0
     step: int = 0
-    steps: int = 0  # of this epoch
-    loss: float = 0.0  # of about the last 20 steps
+    num_steps: int = 0  # of this epoch
+    loss: float = 0.0  # moving average over about 20 steps
     tokens: int = 0
     seconds: float = 0.0
-    done_at_start: float | None = None
+    fraction_at_start: float | None = None
     scores: list[dict[str, float]] = field(default_factory=list)  # of the epochs that ended
 
     @property
-    def done(self) -> float:
-        """How much of the whole run is done, 0 to 1."""
-        return (self.epoch + (self.step / self.steps if self.steps else 0.0)) / max(1, self.epochs)
+    def fraction_done(self) -> float:
+        """The part of all epochs that is done, 0 to 1."""
+        return (self.epoch + (self.step / self.num_steps if self.num_steps else 0.0)) / max(1, self.num_epochs)
 
     @property
     def tokens_per_second(self) -> float:
@@ -38,69 +38,70 @@ class TrainingState:
 
 
 class TrainingProgress:
-    """The actor that a training worker tells how far it is, and that the driver asks."""
+    """An actor that the first training worker reports to and the driver polls."""
 
-    def __init__(self, epochs: int):
-        self._state = TrainingState(epochs)
+    def __init__(self, num_epochs: int):
+        self._state = TrainingState(num_epochs)
 
-    def tell(self, epoch: int, step: int, steps: int, loss: float, tokens: int, seconds: float) -> None:
+    def add_step(self, epoch: int, step: int, num_steps: int, loss: float, tokens: int, seconds: float) -> None:
         state = self._state
-        state.loss = loss if not state.steps else 0.95 * state.loss + 0.05 * loss
-        state.epoch, state.step, state.steps = epoch, step, steps
-        if state.done_at_start is None:
-            state.done_at_start = state.done
+        state.loss = loss if not state.num_steps else 0.95 * state.loss + 0.05 * loss
+        state.epoch, state.step, state.num_steps = epoch, step, num_steps
+        if state.fraction_at_start is None:
+            state.fraction_at_start = state.fraction_done
         state.tokens += tokens
         state.seconds += seconds
 
-    def tell_epoch(self, epoch: int, figures: dict[str, float]) -> None:
+    def add_epoch(self, epoch: int, figures: dict[str, float]) -> None:
         self._state.scores.append({"epoch": epoch + 1, **figures})
 
     def state(self) -> TrainingState:
         return self._state
 
 
-def describe_learning(state: TrainingState) -> str:
-    """One line: epoch, step, loss, tokens per second, time left for learning."""
+def describe_training(state: TrainingState) -> str:
+    """One line: epoch, step, loss, tokens per second, time left (without validation)."""
     left = "?"
-    if state.done_at_start is not None and state.done > state.done_at_start:
-        left = _clock(state.seconds * (1 - state.done) / (state.done - state.done_at_start))
+    if state.fraction_at_start is not None and state.fraction_done > state.fraction_at_start:
+        seconds_per_run = state.seconds / (state.fraction_done - state.fraction_at_start)
+        left = format_duration(seconds_per_run * (1 - state.fraction_done))
     return (
-        f"epoch {state.epoch + 1}/{state.epochs}, step {state.step}/{state.steps}, loss {state.loss:.3f}, "
+        f"epoch {state.epoch + 1}/{state.num_epochs}, step {state.step}/{state.num_steps}, loss {state.loss:.3f}, "
         f"{state.tokens_per_second:,.0f} tokens/s, {left} left"
     )
 
 
 def describe_epoch(figures: dict[str, float]) -> str:
-    """One line: what validation found."""
+    """One line: the validation figures of an epoch."""
     return f"epoch {figures['epoch']:.0f}: " + ", ".join(
         f"{name.replace('_', ' ')} {value:.4g}" for name, value in figures.items() if name != "epoch"
     )
 
 
-def shown_learning(poll: Callable[[], TrainingState]) -> AbstractContextManager[None]:
-    """While the block runs, shows what ``poll`` says."""
-    return _beside_block(lambda ended: _show_learning(poll, ended))
+def show_training_progress(poll: Callable[[], TrainingState]) -> AbstractContextManager[None]:
+    """Shows the state from ``poll`` while the block runs."""
+    return run_in_background(lambda ended: _show(poll, ended))
 
 
-def _show_learning(poll: Callable[[], TrainingState], ended: threading.Event) -> None:
+def _show(poll: Callable[[], TrainingState], ended: threading.Event) -> None:
     console = Console(stderr=True)
     last_line_at, num_shown = time.monotonic(), 0
     with Progress(
-        TextColumn("learning"), BarColumn(), TextColumn("{task.description} ·"), TimeElapsedColumn(),
+        TextColumn("training"), BarColumn(), TextColumn("{task.description} ·"), TimeElapsedColumn(),
         console=console, disable=not console.is_terminal,
     ) as bar:  # fmt: skip
         task = bar.add_task("", total=1.0)
         while True:
-            last_round = ended.wait(POLL_SECONDS)
+            is_last_round = ended.wait(POLL_SECONDS)
             state = poll()
-            bar.update(task, completed=state.done, description=describe_learning(state))
+            bar.update(task, completed=state.fraction_done, description=describe_training(state))
             for figures in state.scores[num_shown:]:
                 LOG.info(describe_epoch(figures))
                 if console.is_terminal:
                     console.print(describe_epoch(figures))
             num_shown = len(state.scores)
-            if state.steps and (last_round or time.monotonic() - last_line_at >= LINE_SECONDS):
-                LOG.info(describe_learning(state))
+            if state.num_steps and (is_last_round or time.monotonic() - last_line_at >= LINE_SECONDS):
+                LOG.info(describe_training(state))
                 last_line_at = time.monotonic()
-            if last_round:
+            if is_last_round:
                 return

@@ -1,11 +1,11 @@
-"""Documents with their gold answers -> an epoch's training examples, in steps of about equally many tokens.
+"""Labeled documents -> the training examples of an epoch, divided into steps, worker shares and batches.
 
-An example is a window that a question is asked of, and what the model should find there: any of the gold answers that
-stand in it whole, or that there is none. Of a question's windows some that hold an answer and some that hold none are
-drawn, anew in every epoch; a window that cuts an answer in two is no example.
+An example is a question, one window of its document, and the target: the gold answers that are whole within the window,
+or no answer. For each question, some windows with an answer (positives) and some without (negatives) are sampled anew
+in every epoch; windows that only cut an answer are never used.
 
-Everything here follows from the seed and the number of the epoch: it is the same in every process, however many there
-are, and in a run that goes on where another one was killed.
+All of it is a function of seed and epoch, so it is the same in every process, for any number of workers, and in a run
+that resumes another.
 
 Shapes: T tokens of a document, A answers of a question, B examples, N tokens of a batch.
 """
@@ -22,44 +22,44 @@ from qa_ray.training.labels import labels
 
 
 class LabeledQuestion(NamedTuple):
-    """A question's token ids, and the tokens ``[start, stop)`` of each gold answer in its document, [A, 2]."""
+    """A question's token ids, and the document's tokens ``[start, stop)`` of each gold answer, [A, 2]."""
 
     token_ids: np.ndarray
     answers_A2: np.ndarray
 
 
 class LabeledDocument(NamedTuple):
-    """A document's token ids and what is asked of it."""
+    """A document's token ids and its questions."""
 
     token_ids_T: np.ndarray
     questions: list[LabeledQuestion]
 
 
 class Example(NamedTuple):
-    """The window ``[start, stop)`` of a document, for one of its questions.
+    """A question and the window ``[start, stop)`` of its document, in tokens.
 
-    ``answers_A2`` are tokens of the document, all of them within the window; none: there is no answer in it.
+    ``answers_A2`` are the answers within the window, as tokens of the document; with A = 0 the target is no answer.
     """
 
-    document: int
-    question: int
+    document: int  # index into the documents
+    question: int  # index into the document's questions
     start: int
     stop: int
     answers_A2: np.ndarray
-    num_tokens: int  # of the whole input
+    num_tokens: int  # of the input: question, window and special tokens
 
 
 class Batch(NamedTuple):
-    """The inputs of some examples, end to end, and what should be found in each.
+    """The inputs of B examples, packed (concatenated without padding), and their targets.
 
-    ``answers`` [_, 3] has a row for each answer of each example: the example, and the first and the last token of the
-    answer in the example's own input. Where there is no answer, that is token 0, the first special one.
+    ``answers`` [_, 3] has a row for each answer of each example: the example, and the first and last token of the
+    answer within the example's input. The target of no answer is token 0, the first special one.
     """
 
     ids_N: np.ndarray
     length_B: np.ndarray
     num_prefix_tokens_B: np.ndarray
-    document_start_B: np.ndarray  # of the document's part of an input
+    document_start_B: np.ndarray  # the document's tokens in the input
     document_stop_B: np.ndarray
     answers: np.ndarray
 
@@ -77,39 +77,38 @@ def epoch_examples(
 ) -> list[Example]:
     """The examples of an epoch, in random order.
 
-    ``max_tokens`` are the lengths of windows: each question draws one of them. Of a question's windows, ``positives``
-    with an answer are drawn on average and ``negatives`` without, as far as there are so many; and one at least where
-    the document has no answer.
+    Each question draws one of the input lengths ``max_tokens``. Of its windows, on average ``positives`` with an
+    answer and ``negatives`` without are sampled, as far as there are so many; at least one if it has no answer at all.
     """
     random = np.random.default_rng([seed, epoch])
-    found: list[Example] = []
+    examples: list[Example] = []
     for d, document in enumerate(documents):
         for q, (question_ids, answers_A2) in enumerate(document.questions):
-            before = len(question_ids) + layout.num_special_tokens
-            room = int(random.choice(max_tokens)) - before
-            # Of long questions, windows of the shortest kind would have no step left.
-            cut = windows(len(document.token_ids_T), room, min(overlap_tokens, room // 2))
-            said = labels(cut, answers_A2)
-            has_answer_W = said.is_inside_WA.any(axis=1)
+            num_other_tokens = len(question_ids) + layout.num_special_tokens
+            room = int(random.choice(max_tokens)) - num_other_tokens
+            # A long question may leave a short window no more room than the overlap.
+            document_windows = windows(len(document.token_ids_T), room, min(overlap_tokens, room // 2))
+            is_inside_WA, is_cut_W = labels(document_windows, answers_A2)
+            has_answer_W = is_inside_WA.any(axis=1)
             with_answer = np.flatnonzero(has_answer_W)
-            without = np.flatnonzero(np.logical_not(has_answer_W | said.is_cut_W))
-            drawn = _drawn(random, with_answer, positives)
-            drawn += _drawn(random, without, negatives, least=0 if len(answers_A2) else 1)
-            for w in drawn:
-                start, stop = int(cut.start_W[w]), int(cut.stop_W[w])
-                inside_A2 = answers_A2[said.is_inside_WA[w]]
-                found.append(Example(d, q, start, stop, inside_A2, before + stop - start))
-    return [found[i] for i in random.permutation(len(found))]
+            without_answer = np.flatnonzero(np.logical_not(has_answer_W | is_cut_W))
+            sampled = _sample(random, with_answer, positives)
+            sampled += _sample(random, without_answer, negatives, at_least=0 if len(answers_A2) else 1)
+            for w in sampled:
+                start, stop = int(document_windows.start_W[w]), int(document_windows.stop_W[w])
+                inside_A2 = answers_A2[is_inside_WA[w]]
+                examples.append(Example(d, q, start, stop, inside_A2, num_other_tokens + stop - start))
+    return [examples[i] for i in random.permutation(len(examples))]
 
 
-def _drawn(random: np.random.Generator, numbers: np.ndarray, mean: float, least: int = 0) -> list[int]:
-    """``mean`` of these, or one more or less, so that it is the mean; not more than there are."""
-    number = max(least, int(mean + random.random()))
-    return random.permutation(numbers)[:number].tolist()
+def _sample(random: np.random.Generator, numbers: np.ndarray, mean: float, at_least: int = 0) -> list[int]:
+    """``mean`` of the numbers on average, rounded down or up at random; all of them if there are fewer."""
+    size = max(at_least, int(mean + random.random()))
+    return random.permutation(numbers)[:size].tolist()
 
 
 def steps(examples: Sequence[Example], step_tokens: int) -> list[Sequence[Example]]:
-    """The examples in order, in steps of ``step_tokens`` tokens as nearly as whole examples allow."""
+    """The examples in order, divided into steps of as nearly ``step_tokens`` tokens as whole examples allow."""
     stops = np.cumsum([example.num_tokens for example in examples])
     num_steps = max(1, round(int(stops[-1]) / step_tokens)) if len(examples) else 0
     bounds = np.searchsorted(stops, stops[-1] * np.arange(num_steps + 1) / num_steps) if num_steps else np.zeros(1, int)
@@ -118,18 +117,18 @@ def steps(examples: Sequence[Example], step_tokens: int) -> list[Sequence[Exampl
 
 
 def share(step: Sequence[Example], rank: int, num_workers: int) -> list[Example]:
-    """The examples of a step that a worker takes: about as many tokens as any other worker's."""
+    """The examples of a step for worker ``rank``, longest first; all workers get about equally many tokens."""
     shares: list[list[Example]] = [[] for _ in range(num_workers)]
     num_tokens = np.zeros(num_workers, int)
     for example in sorted(step, key=lambda e: -e.num_tokens):
-        least = int(num_tokens.argmin())
-        shares[least].append(example)
-        num_tokens[least] += example.num_tokens
+        lightest = int(num_tokens.argmin())
+        shares[lightest].append(example)
+        num_tokens[lightest] += example.num_tokens
     return shares[rank]
 
 
 def micro_batches(examples: Sequence[Example], batch_tokens: int) -> Iterator[Sequence[Example]]:
-    """The examples, longest first, in batches that with their padding hold ``batch_tokens``, or a single example."""
+    """The examples, longest first, in batches of at most ``batch_tokens`` with padding, or of a single example."""
     ordered = sorted(examples, key=lambda e: -e.num_tokens)
     first = 0
     while first < len(ordered):
@@ -139,21 +138,21 @@ def micro_batches(examples: Sequence[Example], batch_tokens: int) -> Iterator[Se
 
 
 def make_batch(documents: Sequence[LabeledDocument], layout: Layout, examples: Sequence[Example]) -> Batch:
-    """The inputs and what to find in them."""
+    """The packed inputs of the examples and their targets."""
     pieces: list[np.ndarray | tuple[int, ...]] = []
     rows: list[tuple[int, int, int, int]] = []  # length, num_prefix_tokens, document_start, document_stop
     answers: list[tuple[int, int, int]] = []
     for b, example in enumerate(examples):
         document = documents[example.document]
         question_ids = document.questions[example.question].token_ids
-        part = document.token_ids_T[example.start : example.stop]
+        window_ids = document.token_ids_T[example.start : example.stop]
         num_prefix_tokens = len(layout.prefix) + len(question_ids)
-        first = num_prefix_tokens + len(layout.middle)
-        pieces += [layout.prefix, question_ids, layout.middle, part, layout.suffix]
-        rows.append((example.num_tokens, num_prefix_tokens, first, first + len(part)))
-        shift = first - example.start
-        inside = {(int(start) + shift, int(stop) + shift - 1) for start, stop in example.answers_A2}
-        answers += [(b, *answer) for answer in sorted(inside or {(0, 0)})]
+        document_start = num_prefix_tokens + len(layout.middle)
+        pieces += [layout.prefix, question_ids, layout.middle, window_ids, layout.suffix]
+        rows.append((example.num_tokens, num_prefix_tokens, document_start, document_start + len(window_ids)))
+        shift = document_start - example.start
+        targets = {(int(start) + shift, int(stop) + shift - 1) for start, stop in example.answers_A2}
+        answers += [(b, *target) for target in sorted(targets or {(0, 0)})]
     length_B, num_prefix_tokens_B, start_B, stop_B = np.array(rows, dtype=np.int64).T
     ids_N = np.concatenate(pieces, dtype=np.int64, casting="same_kind")
     return Batch(ids_N, length_B, num_prefix_tokens_B, start_B, stop_B, np.array(answers, dtype=np.int64))

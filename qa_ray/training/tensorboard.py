@@ -1,4 +1,4 @@
-"""What TensorBoard shows of a run: curves, and some questions with their answers."""
+"""The event files of a training run for TensorBoard: scalar curves, and a sample of answered questions."""
 
 import html
 import tempfile
@@ -10,11 +10,14 @@ from tensorboardX import SummaryWriter
 
 from qa_ray.io.storage import is_local, upload_folder
 
-SHOWN_ANSWERS, SHOWN_CHARS = 8, 200
+MAX_ANSWERS, MAX_CHARS = 8, 200  # per epoch, per table cell
 
 
 class TensorBoard:
-    """TensorBoard's files: written in place on a disk, and else copied to where they belong at every checkpoint."""
+    """Writes event files to ``uri``: in place on a disk, on object storage by uploading them at every ``flush``.
+
+    Only the worker with ``is_writer`` writes; on the others all methods do nothing.
+    """
 
     def __init__(self, uri: str, step: int, *, is_writer: bool):
         self._uri = uri
@@ -22,7 +25,7 @@ class TensorBoard:
         self._folder = uri if is_local(uri) else self._scratch.name
         self._writer: Any = None
         if is_writer:
-            # What a killed run wrote behind its last checkpoint is written again.
+            # Steps that a killed run logged after its last checkpoint are computed and logged again.
             name = f".{int(time.time())}"
             self._writer = SummaryWriter(self._folder, purge_step=step + 1, flush_secs=10, filename_suffix=name)
 
@@ -38,11 +41,11 @@ class TensorBoard:
             self._writer.add_scalar(name, value, step)
 
     def answers(self, step: int, rows: Sequence[tuple[str, Sequence[str], Sequence[tuple[str, float]]]]) -> None:
-        """Some (question, gold, n best with scores), evenly spaced, so that they are the same in every epoch."""
+        """Logs some rows of (question, gold texts, n best with scores): evenly spaced, so the same in every epoch."""
         lines = ["| question | gold | n best |", "|---|---|---|"]
-        for question, gold, n_best in rows[:: max(1, len(rows) // SHOWN_ANSWERS)][:SHOWN_ANSWERS]:
-            found = "; ".join(f"{text} ({score:.2f})" for text, score in n_best)
-            cells = (question, "; ".join(dict.fromkeys(gold)) or "no answer", found or "no answer")
+        for question, gold, n_best in rows[:: max(1, len(rows) // MAX_ANSWERS)][:MAX_ANSWERS]:
+            answers = "; ".join(f"{text} ({score:.2f})" for text, score in n_best)
+            cells = (question, "; ".join(dict.fromkeys(gold)) or "no answer", answers or "no answer")
             lines.append("| " + " | ".join(map(_escaped, cells)) + " |")
         if self._writer:
             self._writer.add_text("validation/answers", "\n".join(lines), step)
@@ -55,5 +58,5 @@ class TensorBoard:
 
 
 def _escaped(text: str) -> str:
-    """Document text in a Markdown table that a browser shows."""
-    return html.escape(" ".join(text.split())[:SHOWN_CHARS]).replace("|", "&#124;")
+    """Untrusted text as a cell of a Markdown table that a browser renders."""
+    return html.escape(" ".join(text.split())[:MAX_CHARS]).replace("|", "&#124;")

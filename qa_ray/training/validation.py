@@ -1,8 +1,9 @@
-"""Documents with gold answers, answered by the answer path itself: what fine-tuning is measured and calibrated by.
+"""Validation documents -> the model's quality, and the answer settings that suit it best.
 
-Workers answer a share of the documents each (``Validated`` rows travel between them), and each sums up all of them.
+Documents are answered by the same Reader as in the answer job. Each worker answers a share of them; the workers then
+exchange their ``ValidationAnswer`` rows, and each summarizes all of them.
 
-Shapes: R questions that have an answer.
+Shapes: R questions that have a gold answer and a best span.
 """
 
 from collections.abc import Sequence
@@ -11,8 +12,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from qa_ray.evaluation.calibration import calibration
-from qa_ray.evaluation.evaluate import Evaluation, Metric, evaluate_pairs, rules_for, score_text
+from qa_ray.evaluation.evaluate import evaluate_pairs
+from qa_ray.evaluation.metrics import find_metric
 from qa_ray.evaluation.predictions import Gold, Prediction
+from qa_ray.evaluation.report import Evaluation
 from qa_ray.inference.answers import calibrated
 from qa_ray.inference.reader import Reader
 from qa_ray.schemas import ReadableDocument
@@ -20,15 +23,15 @@ from qa_ray.training.calibrate import fit_scores
 
 
 class ValidationDocument(NamedTuple):
-    """A document to answer, and the gold of each of its questions."""
+    """A document to answer, with the gold answers and the text of each of its questions."""
 
     document: ReadableDocument
     golds: list[Gold]
     questions: list[str]
 
 
-class Validated(NamedTuple):
-    """What was answered to one question, with scores as the model gives them, before any calibration."""
+class ValidationAnswer(NamedTuple):
+    """The answers to one question, with uncalibrated scores."""
 
     gold: Gold
     question: str
@@ -36,13 +39,13 @@ class Validated(NamedTuple):
     no_answer_score: float
 
 
-def answer_validation(reader: Reader, documents: Sequence[ValidationDocument]) -> list[Validated]:
-    """The answers to all questions."""
+def answer_validation(reader: Reader, documents: Sequence[ValidationDocument]) -> list[ValidationAnswer]:
+    """The uncalibrated answers to all questions of the documents."""
     uncalibrated = {"score_slope": 1.0, "score_intercept": 0.0, "no_answer_threshold": 1.0, "snippet_chars": 0}
     settings = reader.settings.model_copy(update=uncalibrated)
     results = reader.read([document.document for document in documents], settings)
     return [
-        Validated(
+        ValidationAnswer(
             gold, question, [(span["answer"], span["score"]) for span in answer["n_best"]], answer["no_answer_score"]
         )
         for (_, golds, questions), answers in zip(documents, results, strict=True)
@@ -51,30 +54,31 @@ def answer_validation(reader: Reader, documents: Sequence[ValidationDocument]) -
 
 
 class Summary(NamedTuple):
-    """How good the answers are with the settings that suit the model best, and these settings."""
+    """The best settings for a model, and the quality of its answers with them."""
 
     figures: dict[str, float]
     settings: dict[str, Any]  # score_slope, score_intercept, no_answer_threshold
-    n_best: list[list[tuple[str, float]]]  # of each question, with their scores by these settings
+    n_best: list[list[tuple[str, float]]]  # of each question, with calibrated scores
 
 
-def summarize(rows: Sequence[Validated], metric: Metric) -> Summary:
-    """The best slope and intercept of scores, the best no-answer threshold, and what the answers are worth with them.
+def summarize(rows: Sequence[ValidationAnswer], metric: str) -> Summary:
+    """The best score slope, score intercept and no-answer threshold, and the quality of the answers with them.
 
-    An answer is right if the best span is exactly a gold answer. The threshold is that with the best F1, and 1 (always
-    answer) if every question has an answer. All are measured on the very questions that they were chosen by.
+    An answer is right if its best span matches a gold answer exactly. The threshold is the one with the best F1, or 1
+    (always answer) if every question has an answer. The figures are measured on the questions that the settings were
+    fitted to.
     """
     golds = [row.gold for row in rows]
-    rules = rules_for(golds, metric)
-    hits = [[score_text(rules, text, row.gold).exact_match == 1 for text, _ in row.n_best] for row in rows]
-    ranked = [r for r, row in enumerate(rows) if row.gold.texts and row.n_best]
-    is_right_R = np.array([hits[r][0] for r in ranked], dtype=float)
-    slope, intercept = fit_scores(np.array([rows[r].n_best[0][1] for r in ranked]), is_right_R)
+    rules = find_metric(metric).rules_for(gold.texts for gold in golds)
+    is_match = [[rules.score(text, row.gold.texts).exact_match == 1 for text, _ in row.n_best] for row in rows]
+    answered = [r for r, row in enumerate(rows) if row.gold.texts and row.n_best]
+    is_right_R = np.array([is_match[r][0] for r in answered], dtype=float)
+    slope, intercept = fit_scores(np.array([rows[r].n_best[0][1] for r in answered]), is_right_R)
     n_best = [[(text, calibrated(score, slope, intercept)) for text, score in row.n_best] for row in rows]
-    score_R = np.array([n_best[r][0][1] for r in ranked])
+    score_R = np.array([n_best[r][0][1] for r in answered])
 
-    def evaluated(threshold: float) -> Evaluation:
-        best = [spans[0][0] if spans else "" for spans in n_best]
+    def evaluate_at(threshold: float) -> Evaluation:
+        best_texts = [spans[0][0] if spans else "" for spans in n_best]
         predictions = [
             Prediction(
                 *row.gold[:2],
@@ -82,18 +86,18 @@ def summarize(rows: Sequence[Validated], metric: Metric) -> Summary:
                 spans=spans,
                 no_answer_score=row.no_answer_score,
             )
-            for row, text, spans in zip(rows, best, n_best, strict=True)
+            for row, text, spans in zip(rows, best_texts, n_best, strict=True)
         ]
         return evaluate_pairs(golds, predictions, metric)
 
-    thresholds = evaluated(1.0).thresholds
+    thresholds = evaluate_at(1.0).thresholds
     threshold = min(1.0, max(0.0, thresholds["f1"].threshold)) if thresholds else 1.0
-    overall = evaluated(threshold).overall
-    ranks = [hits[r].index(True) + 1 for r in ranked if True in hits[r]]
+    overall = evaluate_at(threshold).overall
+    ranks = [is_match[r].index(True) + 1 for r in answered if True in is_match[r]]
     figures = {
         "exact_match": overall.exact_match,
         "f1": overall.f1,
-        "gold_among_n_best": 100 * len(ranks) / max(1, len(ranked)),
+        "gold_among_n_best": 100 * len(ranks) / max(1, len(answered)),
         "mean_rank_of_gold": _mean(ranks),
         "mean_score_when_right": _mean(score_R[is_right_R == 1]),
         "mean_score_when_wrong": _mean(score_R[is_right_R == 0]),

@@ -1,8 +1,8 @@
-"""What a Ray Train worker does: epochs of steps, an answered validation after each, checkpoints, TensorBoard.
+"""The train loop of a Ray Train worker: epochs of steps, validation after each epoch, checkpoints, TensorBoard.
 
-Every worker holds all labeled documents (their tokens are small beside a model, and lie once on each machine) and
-makes the same plan of every epoch, of which it takes its share. So the number of workers may change, and a run may be
-killed anywhere: it goes on at the step behind its last checkpoint, with the examples that would have come.
+Every worker holds all labeled documents (their tokens are small compared with a model, and shared by the workers of a
+machine), samples the same examples for an epoch, and takes its share of every step. So the number of workers may
+change, and a killed run resumes at the step after its last checkpoint, with the same examples.
 """
 
 import json
@@ -21,7 +21,6 @@ from ray import train
 from ray.train.torch import get_device, prepare_model
 from torch import nn
 
-from qa_ray.evaluation.evaluate import Metric
 from qa_ray.inference.reader import Reader
 from qa_ray.io.storage import configure_s3
 from qa_ray.model.checkpoint import SETTINGS_FILE, open_checkpoint
@@ -31,25 +30,25 @@ from qa_ray.process import keep_memory
 from qa_ray.training.label_stage import read_labeled, read_validation
 from qa_ray.training.sampling import Example, epoch_examples, make_batch, micro_batches, share, steps
 from qa_ray.training.tensorboard import TensorBoard
-from qa_ray.training.trainer import OptimizerSettings, Trainer, rate
-from qa_ray.training.validation import Summary, Validated, answer_validation, summarize
+from qa_ray.training.trainer import OptimizerSettings, Trainer, learning_rate
+from qa_ray.training.validation import Summary, ValidationAnswer, answer_validation, summarize
 
 STATE, PROGRESS, MODEL = "state.safetensors", "progress.json", "model"
-# More tokens at a time hold more memory; the GPU's figure is a guess that no GPU has seen yet.
+# Tokens of a micro-batch, which bound its memory; the figure for GPUs is a guess, not measured.
 BATCH_TOKENS = {"cpu": 4_096, "cuda": 32_768}
 
 
 @dataclass(frozen=True)
 class TrainingJob:
-    """What a worker needs to know beside the data."""
+    """The plan's part for the workers."""
 
     storage: dict[str, Any]  # for configure_s3
     model: str
     averaged_with: tuple[str, ...]  # models
-    max_tokens: int  # of windows in validation and in use
+    max_tokens: int  # of windows in validation and inference
     overlap_tokens: int
     max_question_tokens: int
-    learning: OptimizerSettings
+    optimizer: OptimizerSettings
     window_tokens: tuple[int, ...]  # of windows in training
     positives: float
     negatives: float
@@ -57,7 +56,7 @@ class TrainingJob:
     step_tokens: int
     batch_tokens: int | None
     checkpoint_steps: int
-    metric: Metric
+    metric: str
     saved_dtype: str
     about: dict[str, Any]  # goes into the model's qa_ray.json
     tensorboard: str
@@ -65,33 +64,33 @@ class TrainingJob:
 
 
 @dataclass
-class Progress:
-    """Where a run is: the next step to do, and what each epoch that is done was worth."""
+class SavedProgress:
+    """The position of a run, saved in each checkpoint: the next step, and the figures of each finished epoch."""
 
     epoch: int = 0
     step: int = 0  # within the epoch
     total_steps: int = 0
     tokens: int = 0
-    seconds: float = 0.0  # of learning alone
+    seconds: float = 0.0  # of training steps alone
     epochs: list[dict[str, Any]] = field(default_factory=list)
 
 
 def train_worker(config: dict[str, Any]) -> None:
-    """The train loop of each worker; ``config`` has the TrainingJob ``job`` and the actor ``learning``."""
+    """The train loop of a worker; ``config`` has the TrainingJob ``job`` and ``reporter``, a TrainingProgress actor."""
     job: TrainingJob = config["job"]
     configure_s3(**job.storage)
     use_threads(job.num_threads)
     keep_memory()
-    _Worker(job, config["learning"]).run()
+    _Worker(job, config["reporter"]).run()
 
 
 class _Worker:
-    def __init__(self, job: TrainingJob, learning: Any):
-        self.job, self.learning = job, learning
+    def __init__(self, job: TrainingJob, reporter: Any):
+        self.job, self.reporter = job, reporter
         context = train.get_context()
         self.rank, self.num_workers = context.get_world_rank(), context.get_world_size()
         self.documents = read_labeled(_tables("train"))
-        # Validation is shared out among the workers.
+        # Each worker answers every num_workers-th validation document.
         self.validation = read_validation(_tables("validation"))[self.rank :: self.num_workers]
         self.folder = open_checkpoint(job.model, needs_head=False).folder
         self.tokenizer = Tokenizer(self.folder)
@@ -100,7 +99,7 @@ class _Worker:
         assert isinstance(device, torch.device)
         self.trainer = Trainer(
             self.folder,
-            job.learning,
+            job.optimizer,
             document_type_id=self.layout.document_type_id,
             device=device.type,
             prepare=_prepare,
@@ -108,21 +107,21 @@ class _Worker:
             averaged_with=[open_checkpoint(model).folder for model in job.averaged_with],
         )
         self.batch_tokens = job.batch_tokens or BATCH_TOKENS[device.type]
-        self.progress = Progress()
+        self.progress = SavedProgress()
 
     def run(self) -> None:
         if checkpoint := train.get_checkpoint():
             with checkpoint.as_directory() as folder:
                 self.trainer.load(Path(folder) / STATE)
-                self.progress = Progress(**json.loads((Path(folder) / PROGRESS).read_text()))
+                self.progress = SavedProgress(**json.loads((Path(folder) / PROGRESS).read_text()))
         with TensorBoard(self.job.tensorboard, self.progress.total_steps, is_writer=self.rank == 0) as self.tensorboard:
             while self.progress.epoch < self.job.epochs:
-                self._learn()
+                self._train_epoch()
                 self._end_epoch()
-            if not self.progress.epochs:  # nothing to learn: the model is measured and calibrated
+            if not self.progress.epochs:  # training.epochs=0: the model is only evaluated and calibrated
                 self._end_epoch()
 
-    def _learn(self) -> None:
+    def _train_epoch(self) -> None:
         job, progress = self.job, self.progress
         examples = epoch_examples(
             self.documents,
@@ -131,13 +130,13 @@ class _Worker:
             overlap_tokens=job.overlap_tokens,
             positives=job.positives,
             negatives=job.negatives,
-            seed=job.learning.seed,
+            seed=job.optimizer.seed,
             epoch=progress.epoch,
         )
-        planned = steps(examples, job.step_tokens)
-        while progress.step < len(planned):
-            self._step(planned[progress.step], len(planned))
-            is_last = progress.step == len(planned)
+        epoch_steps = steps(examples, job.step_tokens)
+        while progress.step < len(epoch_steps):
+            self._step(epoch_steps[progress.step], len(epoch_steps))
+            is_last = progress.step == len(epoch_steps)
             if not is_last and progress.total_steps % job.checkpoint_steps == 0:
                 self._report({}, None)
 
@@ -146,21 +145,23 @@ class _Worker:
         with tempfile.TemporaryDirectory() as folder:
             summary = self._validate(Path(folder) / MODEL)
             progress.epochs.append({"epoch": progress.epoch + 1, **summary.figures})
-            self._show(summary)
+            self._log_figures(summary)
             progress.epoch, progress.step = progress.epoch + 1, 0
             self._report(summary.figures, Path(folder))
 
     def _step(self, step: Sequence[Example], num_steps: int) -> None:
         progress, job = self.progress, self.job
         started = time.perf_counter()
-        own = share(step, self.rank, self.num_workers)
-        is_idle = not own  # and yet takes part in bringing the gradients together, with nothing of its own
-        done = (progress.epoch + progress.step / num_steps) / job.epochs
+        own_examples = share(step, self.rank, self.num_workers)
+        # A worker without examples must still take part in averaging the gradients: with one example of weight 0.
+        is_idle = not own_examples
+        fraction_done = (progress.epoch + progress.step / num_steps) / job.epochs
         batches = [
-            make_batch(self.documents, self.layout, some) for some in micro_batches(own or step[:1], self.batch_tokens)
+            make_batch(self.documents, self.layout, examples)
+            for examples in micro_batches(own_examples or step[:1], self.batch_tokens)
         ]
         num_examples = math.inf if is_idle else len(step)
-        loss, norm = self.trainer.step(batches, num_examples, done, (progress.total_steps, self.rank))
+        loss, norm = self.trainer.step(batches, num_examples, fraction_done, (progress.total_steps, self.rank))
         loss = self._sum(0.0 if is_idle else loss) / len(step)
         progress.step += 1
         progress.total_steps += 1
@@ -168,55 +169,55 @@ class _Worker:
         progress.tokens += num_tokens
         seconds = time.perf_counter() - started
         progress.seconds += seconds
-        learning_rate = rate(done, job.learning.learning_rate, job.learning.warmup)
+        rate = learning_rate(fraction_done, job.optimizer.learning_rate, job.optimizer.warmup)
         self.tensorboard.scalars(
             progress.total_steps,
             {
                 "train/loss": loss,
                 "train/gradient_norm": norm,
-                "train/learning_rate": learning_rate,
+                "train/learning_rate": rate,
                 "train/tokens_per_second": num_tokens / seconds,
                 "train/examples_per_step": len(step),
             },
         )
         if self.rank == 0:
-            self.learning.tell.remote(progress.epoch, progress.step, num_steps, loss, num_tokens, seconds)
+            self.reporter.add_step.remote(progress.epoch, progress.step, num_steps, loss, num_tokens, seconds)
 
     def _validate(self, folder: Path) -> Summary:
-        """Saves the model in ``folder`` as it will be used, and answers the validation documents with it."""
+        """Saves the model to ``folder`` as it will be published, and evaluates that copy."""
         self.trainer.save_pretrained(folder, self.job.saved_dtype)
         self.tokenizer.save(str(folder))
         self._write_settings(folder, {})
         reader = Reader(
             str(folder),
             device=self.trainer.device.type,
-            dtype=self.job.learning.dtype,
+            dtype=self.job.optimizer.dtype,
             batch_tokens=self.job.batch_tokens,
         )
         rows = self._gather(answer_validation(reader, self.validation))
         summary = summarize(rows, self.job.metric)
         self._write_settings(folder, summary.settings | {"scores": summary.figures})
-        shown = [(row.question, row.gold.texts, n_best) for row, n_best in zip(rows, summary.n_best, strict=True)]
-        self.tensorboard.answers(self.progress.total_steps, shown)
+        answers = [(row.question, row.gold.texts, n_best) for row, n_best in zip(rows, summary.n_best, strict=True)]
+        self.tensorboard.answers(self.progress.total_steps, answers)
         return summary
 
-    def _write_settings(self, folder: Path, found: dict[str, Any]) -> None:
+    def _write_settings(self, folder: Path, fitted: dict[str, Any]) -> None:
         job = self.job
-        own = open_checkpoint(job.model, needs_head=False).settings
+        base_settings = open_checkpoint(job.model, needs_head=False).settings
         settings = {
             "max_tokens": job.max_tokens,
             "overlap_tokens": job.overlap_tokens,
             "max_question_tokens": job.max_question_tokens,
-            "ranking": own.ranking,
-            "lexical_weight": own.lexical_weight,
-            **found,
+            "ranking": base_settings.ranking,
+            "lexical_weight": base_settings.lexical_weight,
+            **fitted,
             **job.about,
             "epoch": len(self.progress.epochs) + 1,
         }
         (folder / SETTINGS_FILE).write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
     def _report(self, figures: dict[str, float], folder: Path | None) -> None:
-        """Tells Ray Train how far the run is; a checkpoint goes with it, with the model if ``folder`` has one."""
+        """Reports to Ray Train with a checkpoint: weights, optimizer, progress, and the model in ``folder``, if any."""
         with tempfile.TemporaryDirectory() as scratch:
             folder = folder or Path(scratch)
             checkpoint = None
@@ -227,11 +228,11 @@ class _Worker:
             self.tensorboard.flush()
             train.report({"epoch": self.progress.epoch, "step": self.progress.total_steps, **figures}, checkpoint)
 
-    def _show(self, summary: Summary) -> None:
+    def _log_figures(self, summary: Summary) -> None:
         figures = {f"validation/{name}": value for name, value in summary.figures.items()}
         self.tensorboard.scalars(self.progress.total_steps, figures)
         if self.rank == 0:
-            self.learning.tell_epoch.remote(self.progress.epoch, summary.figures)
+            self.reporter.add_epoch.remote(self.progress.epoch, summary.figures)
 
     def _sum(self, value: float) -> float:
         if self.num_workers == 1:
@@ -240,12 +241,12 @@ class _Worker:
         torch.distributed.all_reduce(total)
         return float(total)
 
-    def _gather(self, rows: list[Validated]) -> list[Validated]:
+    def _gather(self, rows: list[ValidationAnswer]) -> list[ValidationAnswer]:
         if self.num_workers == 1:
             return rows
-        shares: list[Any] = [None] * self.num_workers
-        torch.distributed.all_gather_object(shares, rows)
-        return [row for some in shares for row in some]
+        rows_by_worker: list[Any] = [None] * self.num_workers
+        torch.distributed.all_gather_object(rows_by_worker, rows)
+        return [row for worker_rows in rows_by_worker for row in worker_rows]
 
 
 def _prepare(module: nn.Module) -> nn.Module:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from qa_ray.answering import answer_stage as answering
+from qa_ray.answering import answer_stage
 from qa_ray.answering.answer_stage import ActorSettings, AnswerDocuments
 from qa_ray.config import StorageSettings
 from qa_ray.errors import ModelError
@@ -15,13 +15,13 @@ from qa_ray.model.tokenizer import Tokenizer
 
 @pytest.fixture
 def restored_threads():
-    number = torch.get_num_threads()
+    num_threads = torch.get_num_threads()
     yield
-    use_threads(number)
+    use_threads(num_threads)
 
 
 @pytest.mark.usefixtures("restored_threads")
-def test_an_actor_loads_its_model_in_one_thread_as_ray_lets_it_read_in_another(
+def test_an_actor_loads_its_model_with_one_thread_since_ray_calls_it_in_another(
     models: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ):
     num_threads = []
@@ -36,7 +36,7 @@ def test_an_actor_loads_its_model_in_one_thread_as_ray_lets_it_read_in_another(
         model=models["bert"],
         model_fingerprint=checkpoint.fingerprint,
         id_column="document_id",
-        reading=resolve_settings(checkpoint, tokenizer.layout(), tokenizer.model_max_tokens),
+        inference=resolve_settings(checkpoint, tokenizer.layout(), tokenizer.model_max_tokens),
         device="cpu",
         dtype="float32",
         forward="auto",
@@ -45,8 +45,8 @@ def test_an_actor_loads_its_model_in_one_thread_as_ray_lets_it_read_in_another(
         parts="",
     )
     use_threads(2)
-    monkeypatch.setattr(answering, "Reader", load)
-    monkeypatch.setattr(answering, "keep_memory", lambda: None)
+    monkeypatch.setattr(answer_stage, "Reader", load)
+    monkeypatch.setattr(answer_stage, "keep_memory", lambda: None)
     with pytest.raises(ModelError, match="as far as"):
         AnswerDocuments(settings, stats=None, crash_guard=None)
     assert num_threads == [1]

@@ -1,4 +1,4 @@
-"""Bad tables are refused before the run, with place and remedy."""
+"""Bad input tables are refused before the run, with the place and the remedy."""
 
 import io
 import os
@@ -27,7 +27,7 @@ FIFTY_ROWS = pa.table(
 
 
 def parquet(table: pa.Table, *, broken_column: int | None = None) -> bytes:
-    """The table as a file; the pages of one of its columns overwritten."""
+    """The table as the bytes of a file; the pages of ``broken_column`` are overwritten."""
     file = io.BytesIO()
     pq.write_table(table, file, compression="zstd")
     content = bytearray(file.getvalue())
@@ -41,15 +41,15 @@ def parquet(table: pa.Table, *, broken_column: int | None = None) -> bytes:
 # ---- Files
 
 
-def test_a_path_that_does_not_exist_is_told():
-    for what, open_it in (("documents", open_documents), ("questions", open_questions)):
+def test_a_path_that_does_not_exist_is_reported():
+    for table, open_table in (("documents", open_documents), ("questions", open_questions)):
         with raises_error(
-            InputError, f"{what}: no such file or folder: '/no/such'; give a Parquet file, a folder or a glob"
+            InputError, f"{table}: no such file or folder: '/no/such'; give a Parquet file, a folder or a glob"
         ):
-            open_it("/no/such", COLUMNS)
+            open_table("/no/such", COLUMNS)
 
 
-def test_a_folder_without_parquet_is_told(tmp_path: Path):
+def test_a_folder_without_parquet_is_reported(tmp_path: Path):
     (tmp_path / "_hidden.parquet").touch()
     with raises_error(
         InputError, "documents: no Parquet file (*.parquet) in ", "which holds nothing; make some from SQuAD JSON"
@@ -62,7 +62,7 @@ def test_a_folder_without_parquet_is_told(tmp_path: Path):
         open_documents(str(tmp_path), COLUMNS)
 
 
-def test_files_that_may_not_be_read_are_told():
+def test_files_without_read_permission_are_reported():
     folder = Path(tempfile.mkdtemp())  # not below pytest's, which others may not enter at all
     folder.chmod(0o755)
     pq.write_table(pa.Table.from_pylist([DOCUMENT]), folder / "part.parquet")
@@ -82,7 +82,7 @@ def test_files_that_may_not_be_read_are_told():
         shutil.rmtree(folder)
 
 
-NO_PARQUET = {
+NOT_PARQUET = {
     "empty": (b"", "Parquet file size is 0 bytes"),
     "short": (b"hello", "smaller than the minimum file footer"),
     "text": (b"PAR1 and then some text PAR1", "footer"),
@@ -90,20 +90,20 @@ NO_PARQUET = {
 }
 
 
-@pytest.mark.parametrize("kind", NO_PARQUET)
-@pytest.mark.parametrize("what", ["documents", "questions"])
-def test_a_file_that_is_no_parquet_is_told(tmp_path: Path, models, kind: str, what: str):
-    content, reason = NO_PARQUET[kind]
-    files: dict[str, Any] = {what: content}
+@pytest.mark.parametrize("content_name", NOT_PARQUET)
+@pytest.mark.parametrize("table", ["documents", "questions"])
+def test_a_file_that_is_not_parquet_is_reported(tmp_path: Path, models, content_name: str, table: str):
+    content, reason = NOT_PARQUET[content_name]
+    files: dict[str, Any] = {table: content}
     config = write_job(tmp_path, models["bert"], **files)
     with raises_error(
-        InputError, f"{what}: ", "part-0.parquet' cannot be read as Parquet (", reason, "write it again or move it"
+        InputError, f"{table}: ", "part-0.parquet' cannot be read as Parquet (", reason, "write it again or move it"
     ):
         make_plan(config)
 
 
 @pytest.mark.parametrize("broken_column", [0, 1])
-def test_a_file_with_broken_pages_is_told(tmp_path: Path, models, broken_column: int):
+def test_a_file_with_broken_pages_is_reported(tmp_path: Path, models, broken_column: int):
     config = write_job(tmp_path, models["bert"], parquet(FIFTY_ROWS, broken_column=broken_column))
     with raises_error(
         InputError, "documents: ", "part-0.parquet' cannot be read as Parquet (", "); write it again or move it"
@@ -116,7 +116,7 @@ def test_a_file_with_broken_pages_is_told(tmp_path: Path, models, broken_column:
         open_questions(config.documents, columns)
 
 
-def test_a_path_may_have_any_character(tmp_path: Path, models):
+def test_a_path_may_contain_any_character(tmp_path: Path, models):
     config = write_job(tmp_path / "my docs #1 %41 [x] é=1&*'\"?", models["bert"])
     assert make_plan(config).num_pairs == 1
 
@@ -138,7 +138,7 @@ def test_a_path_may_have_any_character(tmp_path: Path, models):
         (NO_DOCUMENTS, ["documents' has 1 Parquet files and no row; nothing to answer"]),
         (
             [{"document_id": "a", "text": 3}],
-            ["the column 'text' has type int64, not string; cast it before or name another column"],
+            ["the column 'text' has type int64, not string; cast it or name another column"],
         ),
         ([{"document_id": "a", "text": None}], ["the column 'text' has type null, not string"]),
         ([{"document_id": "a", "text": b"x"}], ["the column 'text' has type binary, not string"]),
@@ -149,7 +149,7 @@ def test_a_path_may_have_any_character(tmp_path: Path, models):
         ),
         (
             pa.table({"document_id": not_utf8(b"a\xff"), "text": ["b"]}),
-            ["'document_id' in ", "part-0.parquet' is not valid UTF-8 (", "); mend the ids"],
+            ["'document_id' in ", "part-0.parquet' is not valid UTF-8 (", "); fix the ids"],
         ),
         ([DOCUMENT, DOCUMENT], ["document_id 'a' occurs twice, in ", "ids must be unique: drop or rename one of them"]),
         (([DOCUMENT], [DOCUMENT]), ["part-0.parquet' and in ", "part-1.parquet'"]),
@@ -176,9 +176,9 @@ def test_a_path_may_have_any_character(tmp_path: Path, models):
         ),
         (
             [DOCUMENT | {"answer": 1}],
-            ["the column 'answer' would collide with the answers' own; rename it, or name the columns to pass through"],
+            ["the column 'answer' has a name that the job uses itself; rename it, or name the columns to pass through"],
         ),
-        ([DOCUMENT | {"questions": 1}], ["the column 'questions' would collide with the answers' own"]),
+        ([DOCUMENT | {"questions": 1}], ["the column 'questions' has a name that the job uses itself"]),
     ],
 )
 def test_documents_that_cannot_be_used_are_refused(tmp_path: Path, models, documents: File, messages: list[str]):
@@ -198,19 +198,19 @@ def test_documents_that_cannot_be_used_are_refused(tmp_path: Path, models, docum
         ({"document_id": "text"}, "columns.document_id and columns.text both name 'text'; name two columns"),
     ],
 )
-def test_columns_mapped_wrongly_are_told(tmp_path: Path, models, columns: dict[str, Any], message: str):
+def test_wrong_column_names_in_the_config_are_reported(tmp_path: Path, models, columns: dict[str, Any], message: str):
     with raises_error(InputError, message):
         make_plan(write_job(tmp_path, models["bert"], columns=columns))
 
 
-def test_a_second_text_column_or_a_column_of_ids_that_the_answers_have_is_refused(tmp_path: Path, models):
+def test_columns_whose_names_the_job_uses_itself_are_refused(tmp_path: Path, models):
     documents = [{"body": "b", "text": "c", "questions": "a"}]
     columns = {"text": "body", "document_id": "questions"}
     config = write_job(tmp_path, models["bert"], documents, columns=columns)
-    with raises_error(InputError, "documents: the column 'text' would collide with the answers' own"):
+    with raises_error(InputError, "documents: the column 'text' has a name that the job uses itself"):
         make_plan(config)
     with raises_error(
-        InputError, "documents: ids cannot stand in a column 'questions', which the answers have; rename it"
+        InputError, "documents: the id column 'questions' has a name that the job uses itself; rename it"
     ):
         make_plan(changed(config, columns=columns | {"keep": []}))
 
@@ -236,7 +236,7 @@ def test_a_second_text_column_or_a_column_of_ids_that_the_answers_have_is_refuse
         ),
         (
             [QUESTION, QUESTION | {"document_id": None}],
-            ["'q' is asked of every document and of 'a' by name too; give one of them another id"],
+            ["'q' is asked of every document and also of 'a'; give one of them another id"],
         ),
         ([TO_ALL] * 3, ["'q' occurs 3 times among those asked of every document; give each its own id"]),
         (
@@ -246,7 +246,7 @@ def test_a_second_text_column_or_a_column_of_ids_that_the_answers_have_is_refuse
         ([TO_ALL | {"question": " \n"}], ["has a text of white space only; write the question or drop the row"]),
         (
             pa.table({"question_id": ["q", "r"], "question": not_utf8(b"ok", b"\xed\xa0\x80")}),
-            ["part-0.parquet' has text that is not valid UTF-8 (", "at string index 1); mend it or drop the row"],
+            ["part-0.parquet' has text that is not valid UTF-8 (", "at string index 1); fix it or drop the row"],
         ),
         (pa.table({"question_id": not_utf8(b"\xff"), "question": ["?"]}), ["has text that is not valid UTF-8 ("]),
     ],
@@ -257,9 +257,9 @@ def test_questions_that_cannot_be_used_are_refused(tmp_path: Path, models, quest
         make_plan(config)
 
 
-def test_files_of_questions_may_differ_in_their_kinds_of_ids_and_strings(tmp_path: Path):
-    kinds = [(pa.string(), pa.int32()), (pa.large_string(), pa.string()), (pa.string(), pa.null())]
-    for i, (text, document_id) in enumerate(kinds):
+def test_question_files_may_differ_in_the_types_of_ids_and_strings(tmp_path: Path):
+    types = [(pa.string(), pa.int32()), (pa.large_string(), pa.string()), (pa.string(), pa.null())]
+    for i, (text, document_id) in enumerate(types):
         ids = pa.nulls(1) if document_id == pa.null() else pa.array([str(i)]).cast(document_id)
         table = pa.table({"question_id": [i], "question": pa.array(["?"], text), "document_id": ids})
         pq.write_table(table, tmp_path / f"part-{i}.parquet")

@@ -1,4 +1,4 @@
-"""The commit: done again after a kill between any two of its steps, and never with a row missing."""
+"""The commit: killed between any two of its steps, it is completed by the next run; no row is ever missing."""
 
 import json
 import os
@@ -13,14 +13,16 @@ import pyarrow.parquet as pq
 import pytest
 from running import raises_error, small_disk
 
-from qa_ray.answering import commit as committing
+from qa_ray.answering import commit as commit_module
 from qa_ray.answering.commit import commit
 from qa_ray.errors import JobError, OutputError
 from qa_ray.io import storage
 from qa_ray.io.parquet_writer import ParquetFolderWriter
 from qa_ray.io.question_table import QuestionTable
+from qa_ray.output import publish, sinks
 from qa_ray.output.folder import OutputFolder, acquire_output, inspect_output
 from qa_ray.output.lease import Lease
+from qa_ray.output.sinks import JsonLines
 from qa_ray.schemas import PART
 
 ONE_QUESTION = QuestionTable(
@@ -29,7 +31,7 @@ ONE_QUESTION = QuestionTable(
 
 
 def write_part(output: OutputFolder, first: int, stop: int) -> None:
-    """A part of a run that asked ONE_QUESTION of these documents; 3 kB of ballast each."""
+    """Writes a part file with the answers of these documents to ONE_QUESTION; 3 kB of ballast each."""
     answer = {"question_id": "q", "question": "Who built it?", "score": 0.5, "n_best": [], "num_windows": 1}
     ids = [f"d{i}" for i in range(first, stop)]
     rows = [{"answers": [answer], "rejects": [], "num_tokens": 1, "num_windows": 1} for _ in ids]
@@ -39,20 +41,30 @@ def write_part(output: OutputFolder, first: int, stop: int) -> None:
     pq.write_table(part, Path(output.parts) / f"{first}-{stop}.parquet")
 
 
-def commit_200(output: OutputFolder) -> dict:
+def commit_200(output: OutputFolder, *export: str) -> dict:
     return commit(
-        output, questions=ONE_QUESTION, num_documents=200, id_column="document_id", max_rejected_fraction=0, facts={}
+        output,
+        questions=ONE_QUESTION,
+        num_documents=200,
+        id_column="document_id",
+        max_rejected_fraction=0,
+        export=export,
+        run_metrics={},
     )
 
 
-# Everything that the commit does to the output, by the function that does it.
+# Every function through which the commit changes the output.
 STEPS: list[tuple[Any, str]] = [
-    (committing, "remove_folder"),
+    (commit_module, "remove_folder"),
+    (sinks, "remove_folder"),
     (ParquetFolderWriter, "_open"),
     (ParquetFolderWriter, "write"),
     (ParquetFolderWriter, "_close_file"),
-    (committing, "write_text"),
-    (committing, "create_text"),
+    (JsonLines, "_open"),
+    (JsonLines, "write"),
+    (JsonLines, "close"),
+    (publish, "write_text"),
+    (publish, "create_text"),
     (Lease, "check"),
     (Lease, "release"),
     (storage, "remove_file"),
@@ -60,7 +72,7 @@ STEPS: list[tuple[Any, str]] = [
 
 
 def before_each_step(do: Callable[[int], object], patch: pytest.MonkeyPatch) -> None:
-    """From now on calls ``do`` with the number of the step before each of them."""
+    """Calls ``do`` with the number of the step before each step, from now on."""
     number = -1
     for place, name in STEPS:
         step = getattr(place, name)
@@ -75,45 +87,52 @@ def before_each_step(do: Callable[[int], object], patch: pytest.MonkeyPatch) -> 
 
 
 def killed_at(number: int, output: Path) -> bool:
-    """Commits in a process of its own, killed before the step of this number; False if it came to its end."""
+    """Commits in a process of its own, killed before the step of this number; False if there is no such step."""
     if child := os.fork():
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
     try:
-        with acquire_output(str(output), {"model": "m"}) as mine, pytest.MonkeyPatch.context() as patch:
+        with acquire_output(str(output), {"model": "m"}) as acquired, pytest.MonkeyPatch.context() as patch:
             before_each_step(lambda step: step == number and os.kill(os.getpid(), signal.SIGKILL), patch)
-            commit_200(mine)
+            commit_200(acquired, "jsonl")
     finally:
         os._exit(0)
 
 
-def test_killed_between_any_two_steps_the_commit_is_done_by_the_next_run(tmp_path: Path):
+def exported_ids(output: Path) -> list[str]:
+    (file,) = (output / "exports" / "jsonl").iterdir()
+    return [json.loads(line)["document_id"] for line in file.read_text(encoding="utf-8").splitlines()]
+
+
+def test_a_commit_killed_between_any_two_steps_is_completed_by_the_next_run(tmp_path: Path):
     number, killed = 0, True
     while killed:
         output = tmp_path / str(number)
-        with acquire_output(str(output), {"model": "m"}) as mine:
-            write_part(mine, 0, 120)
-            write_part(mine, 100, 200)
+        with acquire_output(str(output), {"model": "m"}) as acquired:
+            write_part(acquired, 0, 120)
+            write_part(acquired, 100, 200)
         killed = killed_at(number, output)
-        if (output / "_SUCCESS").exists():  # what readers may read is whole
+        if (output / "_SUCCESS").exists():  # what readers may read is complete
+            assert len(exported_ids(output)) == 200
             assert pq.read_table(output / "answers").num_rows == 200
             assert json.loads((output / "manifest.json").read_text())["counts"]["answers"] == 200
-        with acquire_output(str(output), {"model": "m"}) as mine:
-            if not mine.finished:
-                commit_200(mine)
-        assert sorted(os.listdir(output)) == ["_SUCCESS", "answers", "manifest.json"]
-        rows = pq.read_table(output / "answers")["document_id"].to_pylist()
-        assert sorted(rows) == sorted(f"d{i}" for i in range(200))
+        with acquire_output(str(output), {"model": "m"}) as acquired:
+            if not acquired.finished:
+                commit_200(acquired, "jsonl")
+        assert sorted(os.listdir(output)) == ["_SUCCESS", "answers", "exports", "manifest.json"]
+        ids = pq.read_table(output / "answers")["document_id"].to_pylist()
+        assert sorted(ids) == sorted(f"d{i}" for i in range(200))
+        assert exported_ids(output) == ids
         number += 1
     assert number > 10
 
 
-def test_a_disk_that_fills_up_at_the_commit_is_told_and_the_commit_is_done_when_there_is_room(tmp_path: Path):
+def test_a_disk_that_fills_up_at_the_commit_is_reported_and_the_next_run_commits(tmp_path: Path):
     with small_disk(tmp_path / "disk") as disk:
         uri = str(disk / "out")
         with (
             acquire_output(uri, {"model": "m"}) as output,
             raises_error(
-                OutputError, "cannot write '", "/answers': No space left on device; free some room or give another"
+                OutputError, "cannot write '", "/answers': No space left on device; free some space or give another"
             ),
         ):
             write_part(output, 0, 200)
@@ -127,7 +146,7 @@ def test_a_disk_that_fills_up_at_the_commit_is_told_and_the_commit_is_done_when_
         assert inspect_output(uri, {"model": "m"}).finished
 
 
-def test_a_document_that_was_lost_is_never_committed(tmp_path: Path):
+def test_a_missing_document_prevents_the_commit(tmp_path: Path):
     with acquire_output(str(tmp_path), {"model": "m"}) as output:
         write_part(output, 0, 100)
         write_part(output, 101, 200)

@@ -1,4 +1,4 @@
-"""What breaks in the night, at length: make test-faults. A short form of each stands in the other tests."""
+"""Faults of processes, nodes, storage and large inputs (make test-faults); the other tests have shorter versions."""
 
 import os
 import random
@@ -42,7 +42,7 @@ pytestmark = pytest.mark.slow
 
 NUM_DOCUMENTS = 60
 RUNNER = {"device": "cpu", "dtype": "float32", "actors": 1, "cpus_per_actor": 1}
-SLOWLY = RUNNER | {"actors": 2, "batch_tokens": 1}
+SLOW_RUNNER = RUNNER | {"actors": 2, "batch_tokens": 1}
 QUESTIONS = [{"question_id": f"q{i}", "question": text} for i, text in enumerate(("Who built it?", "它在哪里？"))]
 PAIRS = [(f"d{i:02}", f"q{q}") for i in range(NUM_DOCUMENTS) for q in range(2)]
 
@@ -58,14 +58,14 @@ def job(models: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Ans
 
 
 @pytest.fixture(scope="module")
-def unbroken(job: AnswerConfig, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """The answers of a run that nothing disturbed."""
-    run(job, tmp_path_factory.mktemp("unbroken"))
+def undisturbed(job: AnswerConfig, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """The answers of an undisturbed run."""
+    run(job, tmp_path_factory.mktemp("undisturbed"))
     return read_rows(job, "answers")
 
 
 def run(config: AnswerConfig, folder: Path) -> dict[str, Any]:
-    """Runs the job from the command line to its end."""
+    """Runs the job from the command line until it ends; returns the manifest."""
     log = folder / "log"
     with command_line(write_config(folder, config), log) as process:
         assert process.wait(600) == 0, log.read_text()
@@ -78,43 +78,45 @@ def workers(pid: int) -> list[int]:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_killed_at_random_moments_the_answers_are_those_of_an_unbroken_run(tmp_path: Path, job, unbroken, seed: int):
+def test_a_run_killed_at_random_moments_gives_the_answers_of_an_undisturbed_run(
+    tmp_path: Path, job, undisturbed, seed: int
+):
     draw = random.Random(seed)
-    config, log = changed(job, output=str(tmp_path / "out"), runner=SLOWLY), tmp_path / "log"
+    config, log = changed(job, output=str(tmp_path / "out"), runner=SLOW_RUNNER), tmp_path / "log"
     path = write_config(tmp_path, config)
     for _ in range(draw.randint(1, 3)):
         with command_line(path, log) as process:
             started = time.monotonic()
             wait_for(lambda: workers(process.pid) or process.poll() is not None, process, log)
             time.sleep(draw.uniform(0, 12))
-            if draw.random() < 0.5 and (found := workers(process.pid)):
+            if draw.random() < 0.5 and (actors := workers(process.pid)):
                 with suppress(ProcessLookupError):
-                    os.kill(draw.choice(found), signal.SIGKILL)
+                    os.kill(draw.choice(actors), signal.SIGKILL)
                 time.sleep(draw.uniform(0, 8))
             ended = process.poll() is not None
             kill_session(process)
-        print(f"killed after {time.monotonic() - started:.1f} s{', when it had ended' if ended else ''}")  # noqa: T201
-    done = finished_windows(config)
+        print(f"killed after {time.monotonic() - started:.1f} s{', after it had ended' if ended else ''}")  # noqa: T201
+    num_finished = finished_windows(config)
     manifest = run(changed(config, runner=RUNNER), tmp_path)
-    if done:  # else it may have ended before it was killed
-        assert manifest["windows_this_run"] == manifest["counts"]["windows"] - done
+    if num_finished:  # else it may have ended before it was killed
+        assert manifest["windows_this_run"] == manifest["counts"]["windows"] - num_finished
     assert_nothing_lost(config, PAIRS, manifest)
-    assert_same_answers(read_rows(config, "answers"), unbroken)
+    assert_same_answers(read_rows(config, "answers"), undisturbed)
 
 
 def finished_windows(config: AnswerConfig) -> int:
-    """The windows of the documents that are done."""
+    """The number of windows of the finished documents."""
     parts = f"{config.output}/_run/parts"
-    finished_ids(parts, "document_id")  # which removes what was cut off in writing
+    finished_ids(parts, "document_id")  # removes incomplete part files
     files = Path(parts).glob("*.parquet")
     windows = {row["document_id"]: row["num_windows"] for file in files for row in pq.read_table(file).to_pylist()}
     return sum(windows.values())
 
 
-def test_a_kill_costs_no_more_than_a_block_of_each_actor(
-    tmp_path: Path, job, unbroken, monkeypatch: pytest.MonkeyPatch
+def test_a_kill_costs_at_most_one_block_of_each_actor(
+    tmp_path: Path, job, undisturbed, monkeypatch: pytest.MonkeyPatch
 ):
-    config, log = changed(job, output=str(tmp_path / "out"), runner=SLOWLY), tmp_path / "log"
+    config, log = changed(job, output=str(tmp_path / "out"), runner=SLOW_RUNNER), tmp_path / "log"
     path, parts, record = write_config(tmp_path, config), Path(config.output) / "_run" / "parts", tmp_path / "record"
     monkeypatch.setenv("RECORD", str(record))
     draw, num_kills = random.Random(0), 2
@@ -131,11 +133,11 @@ def test_a_kill_costs_no_more_than_a_block_of_each_actor(
     print(f"{read_again} documents were read again after {num_kills} kills")  # noqa: T201
     assert len(times_read) == NUM_DOCUMENTS
     assert 0 < read_again <= num_kills * 2 * make_plan(config).rows_per_block("cpu", 2)
-    assert_same_answers(read_rows(config, "answers"), unbroken)
+    assert_same_answers(read_rows(config, "answers"), undisturbed)
 
 
-def test_an_actor_killed_five_times_is_started_again_by_the_same_run(tmp_path: Path, job, unbroken):
-    config, log = changed(job, output=str(tmp_path / "out"), runner=SLOWLY | {"actors": 1}), tmp_path / "log"
+def test_an_actor_killed_five_times_is_restarted_by_the_same_run(tmp_path: Path, job, undisturbed):
+    config, log = changed(job, output=str(tmp_path / "out"), runner=SLOW_RUNNER | {"actors": 1}), tmp_path / "log"
     with command_line(write_config(tmp_path, config), log) as process:
         killed: set[int] = set()
         while len(killed) < 5:
@@ -148,14 +150,14 @@ def test_an_actor_killed_five_times_is_started_again_by_the_same_run(tmp_path: P
             os.kill(alive[0], signal.SIGKILL)
             killed.add(alive[0])
         assert process.wait(600) == 0, log.read_text()
-    assert_same_answers(read_rows(config, "answers"), unbroken)
+    assert_same_answers(read_rows(config, "answers"), undisturbed)
 
 
-def test_one_node_of_three_is_killed_and_the_run_goes_on(tmp_path: Path, job, unbroken):
+def test_a_run_survives_the_loss_of_one_node_of_three(tmp_path: Path, job, undisturbed):
     import ray
     from ray.cluster_utils import Cluster
 
-    config = changed(job, output=str(tmp_path / "out"), runner=SLOWLY)
+    config = changed(job, output=str(tmp_path / "out"), runner=SLOW_RUNNER)
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 3, "include_dashboard": False})
     nodes = [cluster.add_node(num_cpus=2) for _ in range(2)]
     ray.init(address=cluster.address, log_to_driver=False)
@@ -172,14 +174,14 @@ def test_one_node_of_three_is_killed_and_the_run_goes_on(tmp_path: Path, job, un
         manifest = answer_documents(config)
         killer.join()
         deadline = time.monotonic() + 60
-        while len([node for node in ray.nodes() if node["Alive"]]) > 2:  # Ray takes a while to notice
+        while len([node for node in ray.nodes() if node["Alive"]]) > 2:  # Ray detects it only after a while
             assert time.monotonic() < deadline
             time.sleep(0.5)
     finally:
         ray.shutdown()
         cluster.shutdown()
     assert_nothing_lost(config, PAIRS, manifest)
-    assert_same_answers(read_rows(config, "answers"), unbroken)
+    assert_same_answers(read_rows(config, "answers"), undisturbed)
 
 
 # ---- S3
@@ -201,9 +203,9 @@ def answers_on(lake: Any, output: str) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: (row["document_id"], row["question_id"]))
 
 
-def test_a_minute_of_slow_downs_is_outlived(tmp_path: Path, job, unbroken, server, lake):
+def test_a_run_survives_a_minute_of_slow_down_replies(tmp_path: Path, job, undisturbed, server, lake):
     with fault_proxy(server.ports["proxy"]) as proxy:
-        config, log = changed(on_s3(job, proxy.endpoint_url, "minute"), runner=SLOWLY), tmp_path / "log"
+        config, log = changed(on_s3(job, proxy.endpoint_url, "minute"), runner=SLOW_RUNNER), tmp_path / "log"
         with command_line(write_config(tmp_path, config), log) as process:
             wait_for(lambda: lake.find("lake/minute/_run/parts"), process, log)
             proxy.choose = lambda *request: "slow down"
@@ -211,11 +213,11 @@ def test_a_minute_of_slow_downs_is_outlived(tmp_path: Path, job, unbroken, serve
             proxy.choose = lambda *request: None
             assert process.wait(600) == 0, log.read_text()
         assert proxy.done["slow down"] > 5
-    assert_same_answers(answers_on(lake, "minute"), unbroken)
+    assert_same_answers(answers_on(lake, "minute"), undisturbed)
 
 
-def test_a_server_that_is_killed_and_comes_back_after_twenty_seconds(tmp_path: Path, job, unbroken, server, lake):
-    config, log = changed(on_s3(job, server.endpoint_url, "killed"), runner=SLOWLY), tmp_path / "log"
+def test_a_run_resumes_after_its_server_was_down_for_twenty_seconds(tmp_path: Path, job, undisturbed, server, lake):
+    config, log = changed(on_s3(job, server.endpoint_url, "killed"), runner=SLOW_RUNNER), tmp_path / "log"
     path = write_config(tmp_path, config)
     with command_line(path, log) as process:
         wait_for(lambda: lake.find("lake/killed/_run/parts"), process, log)
@@ -228,22 +230,22 @@ def test_a_server_that_is_killed_and_comes_back_after_twenty_seconds(tmp_path: P
     if code:
         with command_line(path, log) as process:
             assert process.wait(600) == 0, log.read_text()
-    assert_same_answers(answers_on(lake, "killed"), unbroken)
+    assert_same_answers(answers_on(lake, "killed"), undisturbed)
 
 
 @pytest.mark.parametrize("round_", range(10))
 def test_of_two_drivers_that_start_together_one_runs_and_one_is_refused(
-    tmp_path: Path, job, unbroken, server, lake, round_: int
+    tmp_path: Path, job, undisturbed, server, lake, round_: int
 ):
-    output = f"twice{round_}"
-    path = write_config(tmp_path, on_s3(job, server.endpoint_url, output))
+    folder = f"twice{round_}"
+    path = write_config(tmp_path, on_s3(job, server.endpoint_url, folder))
     logs = [tmp_path / f"log{i}" for i in range(2)]
     with command_line(path, logs[0]) as first, command_line(path, logs[1]) as second:
         codes = sorted(process.wait(600) for process in (first, second))
-    words = "".join(log.read_text() for log in logs)
-    assert codes == [0, 2], words
-    assert "is being written by a live run" in words
-    assert_same_answers(answers_on(lake, output), unbroken)
+    output = "".join(log.read_text() for log in logs)
+    assert codes == [0, 2], output
+    assert "is being written by a live run" in output
+    assert_same_answers(answers_on(lake, folder), undisturbed)
 
 
 # ---- large inputs
@@ -263,7 +265,7 @@ def test_ten_thousand_small_files(tmp_path: Path, models):
 
 
 def test_one_file_of_two_gigabytes_in_large_row_groups(tmp_path: Path, models):
-    """Four row groups of 512 documents of 1 MB each, hard to compress; some of them are asked."""
+    """Four row groups of 512 incompressible documents of 1 MB each; a few have a question."""
     (tmp_path / "documents").mkdir()
     schema = pa.schema([("document_id", pa.string()), ("text", pa.large_string())])
     with pq.ParquetWriter(tmp_path / "documents" / "part-0.parquet", schema, use_dictionary=False) as writer:
@@ -289,7 +291,7 @@ def test_one_file_of_two_gigabytes_in_large_row_groups(tmp_path: Path, models):
 
 
 def resident_bytes(pid: int) -> int:
-    """Memory of the process that it does not share (Ray's object store is shared)."""
+    """The private memory of the process, without what it shares, such as Ray's object store."""
     try:
         fields = Path(f"/proc/{pid}/statm").read_text().split()
     except OSError:

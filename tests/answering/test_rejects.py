@@ -1,4 +1,4 @@
-"""Rows that become rejects, and their neighbours, which are answered."""
+"""Bad rows become rejects, and their neighbors are answered."""
 
 from collections import Counter
 from pathlib import Path
@@ -28,17 +28,17 @@ TRICKY = {
 
 
 @pytest.mark.parametrize("family", ["bert", "longformer"])
-def test_an_answer_is_what_stands_at_its_offsets_in_any_script(models: dict[str, str], family: str):
+def test_an_answer_is_the_text_at_its_offsets_in_any_script(models: dict[str, str], family: str):
     reader = Reader(models[family], dtype="float32", max_question_tokens=40)
     for name, text in TRICKY.items():
         for question in ("Who built it?", "Wo </s> [SEP] 😀 \u0301 שלום 北?", "\u0301\u200b"):
-            for found in reader.answer(question, text, top_k=20):
-                assert text[found["start"] : found["end"]] == found["answer"] != "", (name, question)
+            for answer in reader.answer(question, text, top_k=20):
+                assert text[answer["start"] : answer["end"]] == answer["answer"] != "", (name, question)
 
 
 @pytest.fixture(scope="module")
 def large_windows(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A small BERT with windows of 512 tokens, and a tokenizer with a word, 'zzz', that makes the model fail."""
+    """A small BERT with windows of 512 tokens, and a tokenizer with a word, 'zzz', on which the model fails."""
     folder = tmp_path_factory.mktemp("large") / "model"
     settings = {"max_tokens": 512, "overlap_tokens": 64, "max_question_tokens": 30}
     save_model("bert", folder, positions=514, settings=settings)
@@ -60,7 +60,7 @@ BAD = {
         "'surrogate' has text that is not valid UTF-8: ",
     ),
     "latin": ("Café".encode("latin-1"), "documents", "invalid_unicode", "can't decode byte 0xe9 in position 3"),
-    "invisible": ("\u200b\ufeff".encode(), "tokens", "no_tokens", "the document has no token that the model knows of"),
+    "invisible": ("\u200b\ufeff".encode(), "tokens", "no_tokens", "the tokenizer finds no token in the document"),
     "zzz": (b"Ada zzz Vane", "logits", "IndexError", "index out of range"),
 }
 BAD_QUESTIONS = {
@@ -77,10 +77,10 @@ BAD_QUESTIONS = {
 OTHERS = {
     "good": "Ada Vane built the lighthouse in 1871.",
     "large": (TEXT * 20_000)[:2_000_000],
-    "asked much": "Ada Vane built the lighthouse in 1871.",
-    "not asked": "Nobody wants to know.",
+    "many questions": "Ada Vane built the lighthouse in 1871.",
+    "no question": "Nobody wants to know.",
 }
-NUM_ASKED_MUCH = 10_000
+NUM_MANY_QUESTIONS = 10_000
 
 
 def every_kind_of_row() -> tuple[pa.Table, list[dict[str, Any]]]:
@@ -98,11 +98,11 @@ def every_kind_of_row() -> tuple[pa.Table, list[dict[str, Any]]]:
             "latin": not_utf8(*[b"\xe9"] * len(texts)),
         }
     )
-    asked = [(name, "who", "Who built it?") for name in texts if name != "not asked"]
-    asked += [("good", name, text) for name, (text, *_) in BAD_QUESTIONS.items()]
-    asked += [("asked much", f"{i:05}", f"Who built {i}?") for i in range(NUM_ASKED_MUCH)]
-    asked += [("nowhere", "who", "Who built it?")]
-    return documents, [dict(zip(("document_id", "question_id", "question"), row, strict=True)) for row in asked]
+    questions = [(name, "who", "Who built it?") for name in texts if name != "no question"]
+    questions += [("good", name, text) for name, (text, *_) in BAD_QUESTIONS.items()]
+    questions += [("many questions", f"{i:05}", f"Who built {i}?") for i in range(NUM_MANY_QUESTIONS)]
+    questions += [("nowhere", "who", "Who built it?")]
+    return documents, [dict(zip(("document_id", "question_id", "question"), row, strict=True)) for row in questions]
 
 
 @pytest.mark.usefixtures("ray_session")
@@ -127,7 +127,7 @@ def test_bad_rows_become_rejects_and_all_others_are_answered(tmp_path: Path, lar
     texts = TRICKY | OTHERS
     spans = ["answer", "start_char", "stop_char", "n_best"]
     answers = read_rows(config, "answers", ["document_id", "question_id", *spans, "name", "lists", "nothing", "bytes"])
-    assert {row["document_id"] for row in answers} == texts.keys() - {"not asked"}
+    assert {row["document_id"] for row in answers} == texts.keys() - {"no question"}
     for row in answers:
         name = row["document_id"]
         assert (row["name"], row["lists"]) == (name, [name] * (len(name) % 3))
@@ -138,9 +138,11 @@ def test_bad_rows_become_rejects_and_all_others_are_answered(tmp_path: Path, lar
 
 
 @pytest.mark.usefixtures("ray_session")
-def test_too_many_rejects_fail_with_counts_and_a_higher_limit_takes_what_is_there(tmp_path: Path, models):
-    """With integer ids, columns under other names, questions to all, and too long questions cut short."""
-    documents = [{"nr": i, "body": "Ada Vane built it. " * i, "answer": "theirs", "title": f"no {i}"} for i in range(4)]
+def test_too_many_rejects_fail_the_job_and_a_higher_limit_commits_what_is_there(tmp_path: Path, models):
+    """With integer ids, renamed columns, a question asked of all documents, and a truncated question."""
+    documents = [
+        {"nr": i, "body": "Ada Vane built it. " * i, "answer": "not ours", "title": f"no {i}"} for i in range(4)
+    ]
     questions = [
         {"number": 7, "ask": "Who built it?", "nr": None},
         {"number": 8, "ask": "who " * 40, "nr": 3},
@@ -152,8 +154,8 @@ def test_too_many_rejects_fail_with_counts_and_a_higher_limit_takes_what_is_ther
     with raises_error(
         JobError,
         "2 of 6 questions (33.3%) were rejected (empty_text 1, unknown_document 1), more than "
-        "limits.max_rejected_fraction=0.3; look at ",
-        "/rejects', then mend the input or raise the limit and start again: nothing is computed twice",
+        "limits.max_rejected_fraction=0.3; see ",
+        "/rejects', then fix the input or raise the limit and run the same command again: nothing is computed twice",
     ):
         answer_documents(config)
     assert not (Path(config.output) / "_SUCCESS").exists()
@@ -172,5 +174,5 @@ def test_too_many_rejects_fail_with_counts_and_a_higher_limit_takes_what_is_ther
     assert all(row["answer"] and "nr" not in row for row in answers)
 
     before = {path: path.stat().st_mtime_ns for path in Path(config.output).rglob("*")}
-    assert answer_documents(config) == manifest  # a finished run does nothing
+    assert answer_documents(config) == manifest  # a finished job does nothing
     assert {path: path.stat().st_mtime_ns for path in Path(config.output).rglob("*")} == before

@@ -1,4 +1,4 @@
-"""The bare forward pass beside that of transformers 5, and beside the products that it needs."""
+"""The forward pass alone: ours, that of transformers 5, and the time that its matrix products need at least."""
 
 import tempfile
 from collections.abc import Callable, Iterator
@@ -21,25 +21,28 @@ MATRIX_SIZE = 2048
 
 
 def matrix_product(dtype: str) -> Callable[[], object]:
-    """A product of two square matrices, the one packed (15 % and more above the rate of ``a @ b`` in float32)."""
-    kind = getattr(torch, dtype)
-    layer, x = nn.Sequential(nn.Linear(MATRIX_SIZE, MATRIX_SIZE, dtype=kind)), torch.randn(MATRIX_SIZE, MATRIX_SIZE)
+    """A product of two square matrices, one of them prepacked (at least 15 % faster than ``a @ b`` in float32)."""
+    torch_dtype = getattr(torch, dtype)
+    layer, x = (
+        nn.Sequential(nn.Linear(MATRIX_SIZE, MATRIX_SIZE, dtype=torch_dtype)),
+        torch.randn(MATRIX_SIZE, MATRIX_SIZE),
+    )
     prepack(layer)
-    x = x.to(kind)
+    x = x.to(torch_dtype)
     return torch.inference_mode()(lambda: layer(x))
 
 
 def operations(config: LongformerConfig, num_tokens: int, num_global: int, dtype: str) -> float:
-    """What exact attention needs for a window: a multiplication and an addition are two operations.
+    """Floating-point operations of exact attention for a window; a multiplication and an addition are two.
 
-    In float32 that is with global attention folded (attention_by_hand), where it is fewer.
+    In float32 the projections of global attention are folded (model.longformer.attention_cpu) where that takes fewer.
     """
     width, inner = config.hidden_size, config.intermediate_size
     total = 0.0
     for attention_window in cast("list[int]", config.attention_window):
         per_token = 2 * (4 * width**2 + 2 * width * inner)  # q, k, v, output; feed-forward
         folded = config.num_attention_heads * num_global if dtype == "float32" else width
-        per_token += 4 * width * min(width, folded)  # global k and v, or what stands for them
+        per_token += 4 * width * min(width, folded)  # global k and v, or the folded projections
         reach = attention_window // 2
         keys = sum(min(i + reach, num_tokens - 1) - max(i - reach, 0) + 1 for i in range(num_tokens))
         scores = keys + 2 * num_global * num_tokens
@@ -48,14 +51,14 @@ def operations(config: LongformerConfig, num_tokens: int, num_global: int, dtype
 
 
 def random_windows(vocab_size: int, num_windows: int, num_tokens: int) -> tuple[Any, ...]:
-    """A batch as logits.Model takes it."""
+    """A batch as model.runner.Model takes it."""
     ids_N = np.random.default_rng(0).integers(10, vocab_size - 1, num_windows * num_tokens)
     return ids_N, np.full(num_windows, num_tokens), np.full(num_windows, NUM_QUESTION_TOKENS)
 
 
 @contextmanager
 def longformer_base() -> Iterator[str]:
-    """A folder with random weights in the sizes of allenai/longformer-base-4096."""
+    """The folder of a model with random weights and the sizes of allenai/longformer-base-4096."""
     with tempfile.TemporaryDirectory() as folder:
         torch.manual_seed(0)
         config = LongformerConfig(
@@ -73,24 +76,26 @@ def forward_rows(rounds: int) -> Iterator[Row]:
 
 def forwards(name: str, folder: str, rounds: int) -> Iterator[Row]:
     config = LongformerConfig.from_pretrained(folder)
-    whose: dict[str, Forward] = {"qa-ray": "auto", "transformers 5": "transformers"}
+    forward_by_name: dict[str, Forward] = {"qa-ray": "auto", "transformers 5": "transformers"}
     models = {
-        f"{name}, {dtype}": Model(folder, document_type_id=0, device="cpu", dtype=dtype, forward=forward)
+        f"{contender}, {dtype}": Model(folder, document_type_id=0, device="cpu", dtype=dtype, forward=forward)
         for dtype in dtypes()
-        for name, forward in whose.items()
+        for contender, forward in forward_by_name.items()
     }
     for num_windows, num_tokens in ((1, 4096), (1, 2048), (5, 384)):
         batch = random_windows(config.vocab_size, num_windows, num_tokens)
-        needed = {dtype: num_windows * operations(config, num_tokens, NUM_QUESTION_TOKENS, dtype) for dtype in dtypes()}
+        num_operations = {
+            dtype: num_windows * operations(config, num_tokens, NUM_QUESTION_TOKENS, dtype) for dtype in dtypes()
+        }
         work: dict[str, Callable[[], object]] = {key: partial(model, *batch) for key, model in models.items()}
         work |= {dtype: matrix_product(dtype) for dtype in dtypes()}
         seconds = alternate(work, rounds)
         rates = {dtype: 2 * MATRIX_SIZE**3 / min(seconds.pop(dtype)) for dtype in dtypes()}
-        for contender, taken in seconds.items():
+        for contender, seconds_per_round in seconds.items():
             dtype = contender.split(", ")[1]
             task = f"{name}, forward, {num_windows} × {num_tokens:,} tokens"
             notes = {"gflops": rates[dtype] / 1e9}
-            yield Row(task, contender, taken, needed[dtype] / rates[dtype], notes)
+            yield Row(task, contender, seconds_per_round, num_operations[dtype] / rates[dtype], notes)
     batch = random_windows(config.vocab_size, 2, 4096)
     exact = models.pop("transformers 5, float32")(*batch)[0]
     for contender, model in models.items():

@@ -1,4 +1,4 @@
-"""The answer job on Ray: beside its model alone, with more actors, and beside the pipeline of transformers 4.57."""
+"""The answer job on Ray, beside its forward passes alone, other numbers of actors, and transformers 4.57."""
 
 import shutil
 import tempfile
@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
 import torch
-from reading import Peer, asked_documents, forward_all, recorded
+from reading import Peer, documents_with_questions, forward_all, recorded
 from rounds import Row, alternate, dtypes
 
 from qa_ray import Reader
@@ -26,16 +26,16 @@ from qa_ray.schemas import ReadableDocument
 
 
 def job_rows(rounds: int, peers: Path, data: Path | None) -> Iterator[Row]:
-    """Seconds for 100 windows of the answer job after its start, of its model alone, and of another tool."""
-    text, questions = asked_documents(data)[-1]
-    asked = questions[:4]
+    """Seconds per 100 windows: the job once its actors run, its forward passes alone, and transformers 4.57."""
+    text, questions = documents_with_questions(data)[-1]
+    questions = questions[:4]
     windows: dict[str, Any] = {"max_tokens": 384, "overlap_tokens": 128}
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
-        write_tables(folder, [(text, asked)] * 8)
+        write_tables(folder, [(text, questions)] * 8)
         stack.enter_context(local_ray())
         for dtype in dtypes():
             reader = Reader("default", device="cpu", dtype=dtype, **windows)
-            document, num_windows = readable(reader, text, asked)
+            document, num_windows = readable(reader, text, questions)
             work: dict[str, Callable[[], object]] = {
                 f"bare forward, {threads} threads": partial(bare, reader, document, threads, num_windows)
                 for threads in (1, num_cores())
@@ -47,24 +47,22 @@ def job_rows(rounds: int, peers: Path, data: Path | None) -> Iterator[Row]:
             if dtype == "float32":
                 python = peers / "bin" / "python"
                 peer = stack.enter_context(Peer("pipeline", python, open_checkpoint("default").folder))
-                job = {"document": text, "questions": asked, "max_answer_tokens": 30, **windows}
+                job = {"document": text, "questions": questions, "max_answer_tokens": 30, **windows}
                 work["transformers 4.57 pipeline"] = partial(per_100_windows, peer, [job], num_windows)
             for contender, seconds in alternate(work, rounds, warm_up=False).items():
                 yield Row(f"100 windows of 384/128 in {dtype}", contender, seconds)
 
 
-def write_tables(folder: str, asked: list[tuple[str, list[str]]]) -> None:
-    """The inputs of a job, a document at a time."""
-    ids = [f"d{i}" for i in range(len(asked))]
-    of_question = [
-        (document_id, text) for document_id, (_, questions) in zip(ids, asked, strict=True) for text in questions
-    ]
+def write_tables(folder: str, documents: list[tuple[str, list[str]]]) -> None:
+    """Writes the tables of a job on these texts with their questions, one document per row group."""
+    ids = [f"d{i}" for i in range(len(documents))]
+    questions = [(id_, question) for id_, (_, questions) in zip(ids, documents, strict=True) for question in questions]
     tables = {
-        "documents": {"document_id": ids, "text": [text for text, _ in asked]},
+        "documents": {"document_id": ids, "text": [text for text, _ in documents]},
         "questions": {
-            "question_id": [*map(str, range(len(of_question)))],
-            "document_id": [document_id for document_id, _ in of_question],
-            "question": [text for _, text in of_question],
+            "question_id": [*map(str, range(len(questions)))],
+            "document_id": [id_ for id_, _ in questions],
+            "question": [question for _, question in questions],
         },
     }
     for name, columns in tables.items():
@@ -81,7 +79,7 @@ def local_ray() -> Iterator[None]:
 
 
 def bare(reader: Reader, document: ReadableDocument, num_threads: int, num_windows: int) -> float:
-    """The forward passes of a document's windows, ready made."""
+    """Seconds per 100 windows of the forward passes of a document, whose batches are already made."""
     torch.set_num_threads(num_threads)
     batches = recorded(reader, document)
     started = time.perf_counter()
@@ -92,7 +90,7 @@ def bare(reader: Reader, document: ReadableDocument, num_threads: int, num_windo
 
 
 def run_job(folder: str, config: dict[str, Any]) -> float:
-    """An answer job on the Ray that runs already."""
+    """Seconds per 100 windows of an answer job in the running Ray session, from when its first actor runs."""
     output = f"{folder}/output"
     paths = {"documents": f"{folder}/documents.parquet", "questions": f"{folder}/questions.parquet"}
     manifest = answer_documents(AnswerConfig(**paths, output=output, **config))
@@ -101,11 +99,11 @@ def run_job(folder: str, config: dict[str, Any]) -> float:
 
 
 def mixed_rows(rounds: int, peers: Path, data: Path | None, num_documents: int, num_questions: int) -> Iterator[Row]:
-    """The whole job on documents of mixed lengths, long windows, beside the pipeline on the same: s for 100 windows."""
+    """Seconds per 100 long windows of documents of mixed lengths: the job, and the pipeline of transformers 4.57."""
     windows: dict[str, Any] = {"max_tokens": 4096, "overlap_tokens": 512, "max_question_tokens": 128}
-    documents = asked_documents(data)
-    places = [len(documents) * (2 * i + 1) // (2 * num_documents) for i in range(num_documents)]
-    chosen = [(documents[i][0], (documents[i][1] * num_questions)[:num_questions]) for i in places]
+    documents = documents_with_questions(data)
+    indices = [len(documents) * (2 * i + 1) // (2 * num_documents) for i in range(num_documents)]  # evenly spaced
+    chosen = [(documents[i][0], (documents[i][1] * num_questions)[:num_questions]) for i in indices]
     reader = Reader("default", device="cpu", **windows)
     num_windows = sum(readable(reader, *pair)[1] for pair in chosen)
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
@@ -113,7 +111,9 @@ def mixed_rows(rounds: int, peers: Path, data: Path | None, num_documents: int, 
         stack.enter_context(local_ray())
         python = peers / "bin" / "python"
         peer = stack.enter_context(Peer("pipeline", python, open_checkpoint("default").folder))
-        jobs = [{"document": text, "questions": asked, "max_answer_tokens": 30, **windows} for text, asked in chosen]
+        jobs = [
+            {"document": text, "questions": questions, "max_answer_tokens": 30, **windows} for text, questions in chosen
+        ]
         work: dict[str, Callable[[], object]] = {
             f"job, {dtype}": partial(
                 run_job, folder, {"runner": {"device": "cpu", "dtype": dtype}, "windows": windows, "preview": 0}
@@ -131,8 +131,8 @@ def per_100_windows(peer: Peer, jobs: list[dict[str, Any]], num_windows: int) ->
     return 100 * sum(map(peer.read, jobs)) / num_windows
 
 
-def readable(reader: Reader, text: str, asked: list[str]) -> tuple[ReadableDocument, int]:
-    """A document with its questions, and how many windows they are."""
-    tokens = [reader.tokenizer.question(question) for question in asked]
-    document = ReadableDocument(text, reader.tokenizer(text), tokens)
-    return document, sum(len(reader.pair(document, ids, reader.settings).windows) for ids in tokens)
+def readable(reader: Reader, text: str, questions: list[str]) -> tuple[ReadableDocument, int]:
+    """A document with its questions, and the number of their windows."""
+    question_ids = [reader.tokenizer.question(question) for question in questions]
+    document = ReadableDocument(text, reader.tokenizer(text), question_ids)
+    return document, sum(len(reader.pair(document, ids, reader.settings).windows) for ids in question_ids)

@@ -1,10 +1,10 @@
-"""What the job itself costs: many tiny documents, and a model that answers at once.
+"""The overhead of the answer job: many tiny documents, and a model that takes no time.
 
     python tests/benchmarks/overhead.py [10000 100000]
 
-Each number of documents is a job in a process of its own: seconds for all of it (the workers' start as well), documents
-a second, milliseconds a document without that start, and the most memory that the driver ever held, which should not
-grow with the corpus.
+Each number of documents is a job in its own process. The figures: seconds for the whole job, with the workers' start;
+documents per second; milliseconds per document without that start; and the driver's peak memory, which should not grow
+with the corpus.
 """
 
 import json
@@ -21,16 +21,16 @@ import pyarrow.parquet as pq
 HERE = Path(__file__).parent
 
 
-def stand_in() -> None:
-    """In every worker: all logits are 0, at once."""
+def patch_model() -> None:
+    """Makes every worker's model return zeros immediately."""
     import torch
 
     from qa_ray.model.runner import Model
 
-    def at_once(self, ids_N, length_B, num_prefix_tokens_B):
+    def return_zeros(self, ids_N, length_B, num_prefix_tokens_B):
         return torch.zeros(len(ids_N)), torch.zeros(len(ids_N))
 
-    setattr(Model, "__call__", at_once)  # noqa: B010
+    setattr(Model, "__call__", return_zeros)  # noqa: B010
 
 
 def job(folder: str, num_documents: int) -> None:
@@ -40,9 +40,9 @@ def job(folder: str, num_documents: int) -> None:
     from qa_ray.runtime.resources import SPARE_CPUS
     from qa_ray.runtime.session import num_cores, start_ray
 
-    places = {name: f"{folder}/{name}.parquet" for name in ("documents", "questions")}
-    values = {**places, "output": f"{folder}/output", "preview": 0, "runner": {"device": "cpu"}}
-    start_ray(num_cores() + SPARE_CPUS, runtime_env={"worker_process_setup_hook": "overhead.stand_in"})
+    paths = {name: f"{folder}/{name}.parquet" for name in ("documents", "questions")}
+    values = {**paths, "output": f"{folder}/output", "preview": 0, "runner": {"device": "cpu"}}
+    start_ray(num_cores() + SPARE_CPUS, runtime_env={"worker_process_setup_hook": "overhead.patch_model"})
     started = time.perf_counter()
     manifest = answer_documents(check_config(AnswerConfig, values, "overhead.py"))
     seconds = time.perf_counter() - started
@@ -65,8 +65,8 @@ def main(numbers: list[str]) -> None:
             ids = [f"d{i:06}" for i in range(int(number))]
             texts = [f"Ada Vane built lighthouse number {i} at Cape Blanco in 1871." for i in range(int(number))]
             pq.write_table(pa.table({"document_id": ids, "text": texts}), f"{folder}/documents.parquet")
-            asked = {"question_id": ["who"], "question": ["Who built the lighthouse?"]}
-            pq.write_table(pa.table(asked), f"{folder}/questions.parquet")
+            questions = {"question_id": ["who"], "question": ["Who built the lighthouse?"]}
+            pq.write_table(pa.table(questions), f"{folder}/questions.parquet")
             subprocess.run([sys.executable, __file__, "job", folder, number], env=environment, check=True)
 
 

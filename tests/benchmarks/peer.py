@@ -1,7 +1,7 @@
-"""Another tool reads a document: python peer.py pipeline|haystack MODEL, in the environment of peers.txt.
+"""Another tool answers questions: python peer.py pipeline|haystack MODEL, in the environment of peers.txt.
 
-Takes jobs as JSON lines (document, questions, max_tokens, overlap_tokens, max_answer_tokens, perhaps
-max_question_tokens), gives {seconds, answers}.
+Reads jobs as JSON lines (document, questions, max_tokens, overlap_tokens, max_answer_tokens, and optionally
+max_question_tokens); writes {seconds, answers} for each.
 """
 
 import json
@@ -15,11 +15,11 @@ from typing import Any
 def pipeline_reader(model: str) -> Callable[[dict[str, Any]], list[str]]:
     from transformers import pipeline
 
-    # It would take the float16 in which the weights are stored, which is three times slower on a CPU.
+    # By default it computes in float16, as the weights are stored, which is three times slower on a CPU.
     reader = pipeline("question-answering", model=model, tokenizer=model, device=-1, dtype="float32")
 
     def read(job: dict[str, Any]) -> list[str]:
-        found = reader(
+        answers = reader(
             question=job["questions"],
             context=job["document"],
             max_seq_len=job["max_tokens"],
@@ -27,7 +27,7 @@ def pipeline_reader(model: str) -> Callable[[dict[str, Any]], list[str]]:
             max_question_len=job.get("max_question_tokens", 64),
             max_answer_len=job["max_answer_tokens"],
         )
-        return [answer["answer"] for answer in (found if isinstance(found, list) else [found])]
+        return [answer["answer"] for answer in (answers if isinstance(answers, list) else [answers])]
 
     return read
 
@@ -48,19 +48,19 @@ def haystack_reader(model: str) -> Callable[[dict[str, Any]], list[str]]:
             )  # fmt: skip
             readers[windows].warm_up()
         document = Document(content=job["document"])
-        found = [readers[windows].run(query=question, documents=[document]) for question in job["questions"]]
-        return [answers["answers"][0].data for answers in found]
+        results = [readers[windows].run(query=question, documents=[document]) for question in job["questions"]]
+        return [result["answers"][0].data for result in results]
 
     return read
 
 
 if __name__ == "__main__":
     os.environ["HF_HUB_OFFLINE"] = "1"
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what the libraries print goes elsewhere
+    output = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # the libraries print to stderr
     read = {"pipeline": pipeline_reader, "haystack": haystack_reader}[sys.argv[1]](sys.argv[2])
     for line in sys.stdin:
         started = time.perf_counter()
-        found = read(json.loads(line))
-        answers.write(json.dumps({"seconds": time.perf_counter() - started, "answers": found}) + "\n")
-        answers.flush()
+        answers = read(json.loads(line))
+        output.write(json.dumps({"seconds": time.perf_counter() - started, "answers": answers}) + "\n")
+        output.flush()

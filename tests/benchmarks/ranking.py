@@ -1,9 +1,9 @@
-"""How places of a long document should be ranked for a model: EM and F1 by ranking and by lexical weight.
+"""EM and F1 on long documents by ranking of spans and by lexical weight, to choose both for a model.
 
     python tests/benchmarks/ranking.py dev-v1.1.json [model] [articles] [questions per article]
 
-Joins the paragraphs of each article of a SQuAD file into one long document and asks questions of it. Put the better
-ranking and weight into the model's qa_ray.json, then fit its scores anew (configs/calibrate.yaml).
+Joins the paragraphs of each article of a SQuAD file into one long document and asks questions of it. Put the best
+ranking and weight into the model's qa_ray.json, then calibrate its scores again (qa-ray init calibrate).
 """
 
 import json
@@ -30,18 +30,20 @@ def main(path: str, model: str = "default", num_articles: str = "7", num_questio
     articles = json.loads(Path(path).read_text(encoding="utf-8"))["data"]
     for article in random.sample(articles, int(num_articles)):
         text = "\n\n".join(paragraph["context"] for paragraph in article["paragraphs"])
-        asked = [qa for paragraph in article["paragraphs"] for qa in paragraph["qas"]]
-        asked = random.sample(asked, min(int(num_questions), len(asked)))
-        questions = [reader.tokenizer.question(qa["question"]) for qa in asked]
+        gold = [qa for paragraph in article["paragraphs"] for qa in paragraph["qas"]]
+        gold = random.sample(gold, min(int(num_questions), len(gold)))
+        questions = [reader.tokenizer.question(qa["question"]) for qa in gold]
         document = ReadableDocument(text, reader.tokenizer(text), questions)
         pairs = [reader.pair(document, question, reader.settings) for question in questions]
-        found = logits(reader.model, reader.layout, pairs)
-        totals["questions"] += len(asked)
+        pair_logits = logits(reader.model, reader.layout, pairs)
+        totals["questions"] += len(gold)
         for ranking, weight in product(RANKINGS, LEXICAL_WEIGHTS):
             settings = reader.settings.model_copy(update={"ranking": ranking, "lexical_weight": weight})
-            for qa, answer in zip(asked, answer_pairs([document] * len(pairs), pairs, found, settings), strict=True):
+            for qa, answer in zip(
+                gold, answer_pairs([document] * len(pairs), pairs, pair_logits, settings), strict=True
+            ):
                 best = answer["n_best"][0]["answer"]
-                exact, f1 = squad1_scores(best, [gold["text"] for gold in qa["answers"]])
+                exact, f1 = squad1_scores(best, [answer["text"] for answer in qa["answers"]])
                 totals[f"{ranking} {weight} EM"] += exact
                 totals[f"{ranking} {weight} F1"] += f1
         print({name: round(100 * total / totals["questions"], 1) for name, total in totals.items()}, flush=True)  # noqa: T201

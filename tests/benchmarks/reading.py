@@ -1,4 +1,4 @@
-"""A document and its questions, from text to answers: beside other tools, and beside the forward passes alone."""
+"""From a document and its questions to answers, beside other tools and beside the forward passes alone."""
 
 import json
 import os
@@ -23,12 +23,12 @@ HERE = Path(__file__).parent
 
 
 class Peer:
-    """Another tool in a process of its own, that reads what it is given and says how long it took."""
+    """Another tool in its own process and environment (peer.py), which reports the seconds that each job took."""
 
-    def __init__(self, kind: str, python: Path, model: str):
+    def __init__(self, tool: str, python: Path, model: str):
         environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads()), "TOKENIZERS_PARALLELISM": "true"}
         self._process = subprocess.Popen(
-            [python, HERE / "peer.py", kind, model],
+            [python, HERE / "peer.py", tool, model],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -45,7 +45,7 @@ class Peer:
         self._process.wait()
 
     def read(self, job: dict[str, Any]) -> float:
-        """Seconds for the job, without the process's start."""
+        """Seconds for the job, without the start of the process."""
         assert self._process.stdin
         assert self._process.stdout
         self._process.stdin.write(json.dumps(job) + "\n")
@@ -55,37 +55,37 @@ class Peer:
         return response["seconds"]
 
 
-def asked_documents(folder: Path | None) -> list[tuple[str, list[str]]]:
-    """The texts of two tables as ``prepare`` makes them (by default the demo's) and their questions, longest last."""
+def documents_with_questions(folder: Path | None) -> list[tuple[str, list[str]]]:
+    """The texts of the tables that ``prepare`` wrote, or of the demo, each with its questions; the longest is last."""
     if not folder:
         questions = [json.loads(line) for line in Path("qa_ray/assets/demo/questions.jsonl").read_text().splitlines()]
         texts = {path.stem: path.read_text() for path in Path("qa_ray/assets/demo/documents").glob("*.txt")}
     else:
         questions = ds.dataset(folder / "questions").to_table().to_pylist()
         texts = {row["document_id"]: row["text"] for row in ds.dataset(folder / "documents").to_table().to_pylist()}
-    of_document: dict[str | None, list[str]] = {}
+    by_document: dict[str | None, list[str]] = {}
     for row in questions:
-        of_document.setdefault(row.get("document_id"), []).append(row["question"])
-    asked = [(text, of_document.get(name, []) + of_document.get(None, [])) for name, text in texts.items()]
-    return sorted((pair for pair in asked if pair[1]), key=lambda pair: len(pair[0]))
+        by_document.setdefault(row.get("document_id"), []).append(row["question"])
+    documents = [(text, by_document.get(name, []) + by_document.get(None, [])) for name, text in texts.items()]
+    return sorted((pair for pair in documents if pair[1]), key=lambda pair: len(pair[0]))
 
 
 def reader_rows(rounds: int, peers: Path, data: Path | None) -> Iterator[Row]:
-    """The whole way from text to answers, beside the other tools."""
+    """From text to answers, beside the other tools."""
     model = open_checkpoint("default").folder
-    text, questions = asked_documents(data)[-1]
+    text, questions = documents_with_questions(data)[-1]
     with ExitStack() as stack:
         peer = {
-            f"{name}, float32": stack.enter_context(Peer(kind, peers / "bin" / "python", model))
-            for kind, name in (("pipeline", "transformers 4.57 pipeline"), ("haystack", "Haystack"))
+            f"{name}, float32": stack.enter_context(Peer(tool, peers / "bin" / "python", model))
+            for tool, name in (("pipeline", "transformers 4.57 pipeline"), ("haystack", "Haystack"))
         }
         for max_tokens, overlap, num_questions in ((384, 128, 5), (4096, 512, 5)):
-            asked = (questions * num_questions)[:num_questions]
+            repeated = (questions * num_questions)[:num_questions]
             windows: dict[str, Any] = {"max_tokens": max_tokens, "overlap_tokens": overlap}
             readers = {f"qa-ray, {dtype}": Reader(model, device="cpu", dtype=dtype, **windows) for dtype in dtypes()}
-            job = {"document": text, "questions": asked, "max_answer_tokens": 30, **windows}
+            job = {"document": text, "questions": repeated, "max_answer_tokens": 30, **windows}
             work: dict[str, Callable[[], object]] = {
-                name: partial(reader.answer, asked, text, top_k=5) for name, reader in readers.items()
+                name: partial(reader.answer, repeated, text, top_k=5) for name, reader in readers.items()
             }
             work |= {name: partial(other.read, job) for name, other in peer.items()}
             task = f"{len(text):,} characters × {num_questions} questions, windows of {max_tokens:,}/{overlap}"
@@ -94,7 +94,7 @@ def reader_rows(rounds: int, peers: Path, data: Path | None) -> Iterator[Row]:
 
 
 class Recorder:
-    """A model that keeps the batches which go through it."""
+    """A model that records its batches."""
 
     def __init__(self, model: Model):
         self._model = model
@@ -109,34 +109,34 @@ class Recorder:
 
 
 def share_rows(rounds: int, data: Path | None) -> Iterator[Row]:
-    """The reader (windows, batches, forward, spans, answers) against its forward passes alone."""
+    """The reader (windows, batches, forward passes, spans, answers) beside its forward passes alone."""
     for max_tokens, overlap in ((384, 128), (4096, 512)):
         reader = Reader("default", device="cpu", max_tokens=max_tokens, overlap_tokens=overlap)
-        text, questions = asked_documents(data)[-1]
-        asked = [reader.tokenizer.question(question) for question in questions]
-        document = ReadableDocument(text, reader.tokenizer(text), asked)
+        text, questions = documents_with_questions(data)[-1]
+        question_ids = [reader.tokenizer.question(question) for question in questions]
+        document = ReadableDocument(text, reader.tokenizer(text), question_ids)
         work: dict[str, Callable[[], object]] = {
             "bare forward": partial(forward_all, reader.model, recorded(reader, document)),
             "from tokens to answers": partial(reader.read, [document]),
         }
         for contender, seconds in alternate(work, rounds).items():
-            yield Row(f"{len(asked)} questions, windows of {max_tokens:,}/{overlap}", contender, seconds)
+            yield Row(f"{len(questions)} questions, windows of {max_tokens:,}/{overlap}", contender, seconds)
 
 
 def length_rows(rounds: int, data: Path | None) -> Iterator[Row]:
-    """Ten windows of a document that has ten of them, or a hundred."""
+    """Seconds per ten windows of a document of ten windows and of one of a hundred."""
     reader = Reader("default", device="cpu", max_tokens=384, overlap_tokens=128)
-    text, questions = asked_documents(data)[-1]
+    text, questions = documents_with_questions(data)[-1]
     question = reader.tokenizer.question(questions[0])
-    room = reader.settings.max_tokens - reader.layout.num_special_tokens - len(question)
+    window_tokens = reader.settings.max_tokens - reader.layout.num_special_tokens - len(question)
     long_text = text * 10
     tokens = reader.tokenizer(long_text)
 
     def ten_of(num_windows: int) -> float:
-        num_tokens = room + (num_windows - 1) * (room - reader.settings.overlap_tokens)
+        num_tokens = window_tokens + (num_windows - 1) * (window_tokens - reader.settings.overlap_tokens)
         started = time.perf_counter()
-        (found,) = reader.read([ReadableDocument(long_text, Tokens(*(a[:num_tokens] for a in tokens)), [question])])
-        assert found[0]["num_windows"] == num_windows, found
+        (answers,) = reader.read([ReadableDocument(long_text, Tokens(*(a[:num_tokens] for a in tokens)), [question])])
+        assert answers[0]["num_windows"] == num_windows, answers
         return 10 * (time.perf_counter() - started) / num_windows
 
     work: dict[str, Callable[[], object]] = {f"document of {n} windows": partial(ten_of, n) for n in (10, 100)}

@@ -1,4 +1,4 @@
-"""Contenders that take turns at one task, and what they took."""
+"""Contenders that take turns at one task, and the seconds that each took."""
 
 import statistics
 import time
@@ -11,7 +11,7 @@ from qa_ray.model.device import resolve_dtype
 
 @dataclass
 class Row:
-    """What one contender took for one task; ``floor_s`` is what no program could beat at the measured rate."""
+    """The seconds of one contender for one task; ``floor_s`` is a lower bound at the measured rate of operations."""
 
     task: str
     contender: str
@@ -27,18 +27,18 @@ class Row:
 def alternate(
     contenders: dict[str, Callable[[], object]], rounds: int, *, warm_up: bool = True
 ) -> dict[str, list[float]]:
-    """Seconds of each contender in each round, its own figure if it has one; to warm up, a round more comes first."""
+    """Seconds of each contender in each round, or what it returns if that is a float; one warm-up round comes first."""
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     for round_ in range(1 - warm_up, rounds + 1):
         for name, work in contenders.items():
             started = time.perf_counter()
             result = work()
-            took = result if isinstance(result, float) else time.perf_counter() - started
+            taken = result if isinstance(result, float) else time.perf_counter() - started
             if round_:
-                seconds[name].append(took)
+                seconds[name].append(taken)
     return seconds
 
 
 def dtypes() -> list[str]:
-    """What is compared: float32, and bfloat16 where this machine's processor computes in it."""
+    """The dtypes to compare: float32, and bfloat16 if the processor computes in it."""
     return sorted({"float32", resolve_dtype("auto", "cpu")}, reverse=True)

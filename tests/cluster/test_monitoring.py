@@ -1,4 +1,4 @@
-"""A run as people watch it: by Prometheus, and in Ray's dashboard."""
+"""Monitoring of a run: in Prometheus, in Ray's dashboard, and in traces."""
 
 import json
 import shutil
@@ -26,7 +26,7 @@ MONITORING = Path(__file__).parents[2] / "cluster" / "monitoring"
 
 @contextmanager
 def prometheus(folder: Path, targets: str) -> Iterator[Callable[[str], list[Any]]]:
-    """Prometheus with the alerts, on what this file lists; gives a function from a query to its rows."""
+    """Prometheus with the alerts, scraping the targets in this file; yields a function from a query to its rows."""
     (port,) = free_ports(1)
     config = yaml.safe_load((MONITORING / "prometheus.yaml").read_text())
     config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
@@ -39,61 +39,59 @@ def prometheus(folder: Path, targets: str) -> Iterator[Callable[[str], list[Any]
     ]  # fmt: skip
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
 
-    def ask(path: str) -> dict[str, Any]:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/v1/{path}") as answer:
-            found = json.load(answer)
-        assert found["status"] == "success"
-        return found["data"]
+    def get(path: str) -> dict[str, Any]:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/v1/{path}") as response:
+            body = json.load(response)
+        assert body["status"] == "success"
+        return body["data"]
 
     def is_ready() -> bool:
         with suppress(urllib.error.URLError):
-            return bool(ask("rules")["groups"])
+            return bool(get("rules")["groups"])
         return False
 
     def query(expression: str) -> list[Any]:
-        return ask("query?" + urllib.parse.urlencode({"query": expression}))["result"]
+        return get("query?" + urllib.parse.urlencode({"query": expression}))["result"]
 
     try:
-        wait_until(is_ready, 60)  # with the alerts
+        wait_until(is_ready, 60)
         yield query
     finally:
         kill_session(process)
 
 
 @pytest.mark.skipif(not shutil.which("prometheus"), reason="needs Prometheus")
-def test_prometheus_sees_a_run_and_every_query_of_the_dashboard_gives_data(models: dict[str, str], tmp_path: Path):
+def test_every_query_of_the_grafana_dashboard_gives_data_during_a_run(models: dict[str, str], tmp_path: Path):
     job = long_job(tmp_path, models["bert"], actors=1)
     panels = json.loads((MONITORING / "grafana.json").read_text())["panels"]
-    wanted = {target["expr"] for panel in panels for target in panel["targets"]}
+    queries = {target["expr"] for panel in panels for target in panel["targets"]}
     alerts = yaml.safe_load((MONITORING / "alerts.yaml").read_text())
-    alarms = {rule["expr"] for group in alerts["groups"] for rule in group["rules"]}
+    alert_queries = {rule["expr"] for group in alerts["groups"] for rule in group["rules"]}
     # There is no GPU here, and no reject.
     absent = {"ray_node_gpus_utilization", "sum by (reason) (ray_qa_rejects_total)"}
     with (
         ray_cluster() as cluster,
-        prometheus(tmp_path, f"{cluster.scratch}/prom_metrics_service_discovery.json") as ask,
+        prometheus(tmp_path, f"{cluster.scratch}/prom_metrics_service_discovery.json") as query,
     ):
         id_ = start(cluster, write_config(tmp_path, job))
         seen: set[str] = set()
 
         def all_seen() -> bool:
-            seen.update(expression for expression in wanted - seen if ask(expression))
-            return seen >= wanted - absent
+            seen.update(expression for expression in queries - seen if query(expression))
+            return seen >= queries - absent
 
         wait_until(lambda: all_seen() or ended(cluster, id_))
         assert wait_until(lambda: ended(cluster, id_)) == "SUCCEEDED"
         with suppress(AssertionError):
             wait_until(all_seen, 60)
-        assert wanted - absent <= seen, f"no data for {wanted - absent - seen}"
-        for expression in alarms | absent:
-            ask(expression)  # valid, whatever it gives
+        assert queries - absent <= seen, f"no data for {queries - absent - seen}"
+        for expression in alert_queries | absent:
+            query(expression)  # valid, whether or not it gives rows
     assert len(read_rows(job, "answers")) == NUM_DOCUMENTS
 
 
 @pytest.mark.skipif(not shutil.which("chromium"), reason="needs Chromium")
-def test_rays_dashboard_shows_a_run_to_who_has_the_token_by_names_that_people_know(
-    models: dict[str, str], tmp_path: Path
-):
+def test_rays_dashboard_shows_the_actors_of_a_run_only_with_the_token(models: dict[str, str], tmp_path: Path):
     job = long_job(tmp_path, models["bert"], actors=1)
     with ray_cluster() as cluster:
         id_ = start(cluster, write_config(tmp_path, job))
@@ -108,7 +106,7 @@ def test_rays_dashboard_shows_a_run_to_who_has_the_token_by_names_that_people_kn
         assert wait_until(lambda: ended(cluster, id_)) == "SUCCEEDED"
 
 
-def test_rays_traces_tell_of_our_actors_and_of_no_document(models: dict[str, str], tmp_path: Path):
+def test_rays_traces_name_our_actors_and_contain_no_document_text(models: dict[str, str], tmp_path: Path):
     job, spans = job_in(tmp_path, models), tmp_path / "spans"
     spans.mkdir()
     tests = str(Path(__file__).parents[1] / "support")

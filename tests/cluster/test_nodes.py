@@ -1,4 +1,4 @@
-"""Nodes that come and go, and training on several."""
+"""Nodes that are added and lost during a run, autoscaling, and training on several nodes."""
 
 import json
 from pathlib import Path
@@ -18,11 +18,11 @@ pytestmark = pytest.mark.slow
 
 
 def busy_actors(job: AnswerConfig) -> int:
-    """How many actors with the model did some work."""
+    """The number of actors with the model that did some work."""
     return sum(share > 0 for name, share in report(job)["busy_share"].items() if name.startswith("answer-"))
 
 
-def test_a_node_that_comes_in_mid_run_gets_work(models: dict[str, str], tmp_path: Path):
+def test_a_node_added_during_a_run_gets_work(models: dict[str, str], tmp_path: Path):
     job = long_job(tmp_path, models["bert"], actors=[1, 2])
     with ray_cluster() as cluster:
         id_ = start(cluster, write_config(tmp_path, job))
@@ -33,7 +33,7 @@ def test_a_node_that_comes_in_mid_run_gets_work(models: dict[str, str], tmp_path
     assert busy_actors(job) == 2
 
 
-def test_a_node_that_goes_in_mid_run_costs_nothing_but_time(models: dict[str, str], tmp_path: Path):
+def test_a_node_lost_during_a_run_loses_no_answers(models: dict[str, str], tmp_path: Path):
     job = long_job(tmp_path, models["bert"], actors=[1, 2])
     with ray_cluster() as cluster:
         node = cluster.add_node(1)
@@ -44,7 +44,7 @@ def test_a_node_that_goes_in_mid_run_costs_nothing_but_time(models: dict[str, st
     assert len({row["document_id"] for row in read_rows(job, "answers")}) == NUM_DOCUMENTS
 
 
-def test_actors_run_only_on_nodes_that_have_what_they_need(models: dict[str, str], tmp_path: Path):
+def test_actors_run_only_on_nodes_with_the_resources_that_they_need(models: dict[str, str], tmp_path: Path):
     job = long_job(tmp_path, models["bert"], actors=[1, 2], resources_per_actor={"good": 1})
     with ray_cluster() as cluster:
         path = write_config(tmp_path, job)
@@ -58,7 +58,7 @@ def test_actors_run_only_on_nodes_that_have_what_they_need(models: dict[str, str
     assert busy_actors(job) == 1
 
 
-def test_nodes_come_for_those_who_ask_and_go_when_nobody_needs_them(models: dict[str, str], tmp_path: Path):
+def test_the_autoscaler_adds_nodes_for_a_job_and_removes_them_after_it(models: dict[str, str], tmp_path: Path):
     job = long_job(tmp_path, models["bert"], actors=[1, 2])
     with ray_cluster(num_cpus=0, autoscales=True) as cluster:
         assert cluster.num_nodes() == 1
@@ -70,22 +70,22 @@ def test_nodes_come_for_those_who_ask_and_go_when_nobody_needs_them(models: dict
     assert busy_actors(job) == 2
 
 
-@pytest.mark.skipif(not networks.can_be_made(), reason="needs the right to make network namespaces")
-def test_on_machines_of_a_network_one_whose_cable_is_cut_costs_nothing_but_time(models: dict[str, str], tmp_path: Path):
+@pytest.mark.skipif(not networks.can_create_namespaces(), reason="needs the permission to create network namespaces")
+def test_a_machine_cut_off_from_the_network_loses_no_answers(models: dict[str, str], tmp_path: Path):
     job = long_job(tmp_path, models["bert"], actors=[1, 2])
-    with networks.network(3) as network, ray_cluster(places=network.places) as cluster:
+    with networks.network(3) as network, ray_cluster(hosts=network.hosts) as cluster:
         assert "127.0.0.1" not in cluster.address
-        cluster.add_node(1, network.places[2])
+        cluster.add_node(1, network.hosts[2])
         cluster.wait_for_nodes(3)
         id_ = start(cluster, write_config(tmp_path, job))
         wait_until(lambda: parts(job) > 2)
-        network.cut(network.places[2])
+        network.cut(network.hosts[2])
         assert wait_until(lambda: ended(cluster, id_), 400) == "SUCCEEDED"
     assert len({row["document_id"] for row in read_rows(job, "answers")}) == NUM_DOCUMENTS
-    assert busy_actors(job) >= 2  # one of them perhaps in the place of another
+    assert busy_actors(job) >= 2  # a third one may have replaced a lost one
 
 
-def lesson(folder: Path, **runner: Any) -> FinetuneConfig:
+def training_job(folder: Path, **runner: Any) -> FinetuneConfig:
     tables = write_tables(folder, *stories())
     settings = {"max_tokens": 64, "overlap_tokens": 8, "max_question_tokens": 24}
     values = {
@@ -102,24 +102,24 @@ def lesson(folder: Path, **runner: Any) -> FinetuneConfig:
     return check_config(FinetuneConfig, values, "test")
 
 
-def learned(config: FinetuneConfig) -> dict[str, Any]:
+def manifest(config: FinetuneConfig) -> dict[str, Any]:
     return json.loads((Path(config.output) / "manifest.json").read_text())
 
 
-def test_workers_on_several_nodes_learn_together(tmp_path: Path):
-    config = lesson(tmp_path, workers=2)
-    with ray_cluster(num_cpus=1) as cluster:  # a worker takes the only CPU of a node
-        for number in (3, 4):  # one by one, or two might choose the same port
+def test_workers_on_several_nodes_train_one_model(tmp_path: Path):
+    config = training_job(tmp_path, workers=2)
+    with ray_cluster(num_cpus=1) as cluster:  # each worker takes the only CPU of a node
+        for number in (3, 4):  # one after the other, or two may choose the same port
             cluster.add_node(1)
             cluster.wait_for_nodes(number)
         done = submit(cluster, "--job", "finetune", write_config(tmp_path, config))
         assert done.returncode == 0, done.stdout + done.stderr
-    assert learned(config)["best"]["f1"] == 100
-    assert learned(config)["counts"]["questions to learn from"] == 3 * len(TEXTS)
+    assert manifest(config)["best"]["f1"] == 100
+    assert manifest(config)["counts"]["training_questions"] == 3 * len(TEXTS)
 
 
-def test_elastic_workers_go_on_when_a_node_goes(tmp_path: Path):
-    config = lesson(tmp_path, workers=(1, 3))
+def test_elastic_training_continues_when_a_node_is_lost(tmp_path: Path):
+    config = training_job(tmp_path, workers=(1, 3))
     longer = config.model_copy(update={"training": config.training.model_copy(update={"epochs": 30})})
     with ray_cluster(num_cpus=2) as cluster:
         node = cluster.add_node(1)
@@ -128,5 +128,5 @@ def test_elastic_workers_go_on_when_a_node_goes(tmp_path: Path):
         wait_until(lambda: list(Path(config.output).glob("_run/train/checkpoint_*")))
         kill_session(node)
         assert wait_until(lambda: ended(cluster, id_), 400) == "SUCCEEDED"
-    assert learned(config)["best"]["f1"] == 100
-    assert len(learned(config)["epochs"]) == 30
+    assert manifest(config)["best"]["f1"] == 100
+    assert len(manifest(config)["epochs"]) == 30

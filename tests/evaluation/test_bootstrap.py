@@ -1,20 +1,20 @@
 import numpy as np
 
-from qa_ray.evaluation.bootstrap import intervals
+from qa_ray.evaluation.bootstrap import confidence_intervals
 
 
-def test_documents_that_are_all_alike_leave_no_doubt():
-    values = np.tile([0.0, 1.0], 50)  # each document has one of both
-    of_what = np.repeat(np.arange(50), 2)
-    ((low, high),) = intervals(of_what.tolist(), lambda times: [times @ values / times.sum()], resamples=100)
+def test_identical_documents_give_an_interval_of_width_0():
+    values = np.tile([0.0, 1.0], 50)  # each document has one of each
+    documents = np.repeat(np.arange(50), 2).tolist()
+    ((low, high),) = confidence_intervals(documents, lambda counts: [counts @ values / counts.sum()], 100)
     assert low == high == 0.5
 
 
-def test_questions_of_one_document_are_drawn_together():
-    values = np.repeat(np.arange(20) % 2, 30)  # 20 documents, each all right or all wrong
+def test_questions_of_one_document_are_resampled_together():
+    values = np.repeat(np.arange(20) % 2, 30)  # 20 documents, each all correct or all wrong
 
-    def width(of_what: np.ndarray) -> float:
-        ((low, high),) = intervals(of_what.tolist(), lambda times: [times @ values / times.sum()], resamples=500)
+    def width(documents: np.ndarray) -> float:
+        ((low, high),) = confidence_intervals(documents.tolist(), lambda counts: [counts @ values / counts.sum()], 500)
         return high - low
 
     by_document, by_question = width(np.repeat(np.arange(20), 30)), width(np.arange(600))
@@ -23,5 +23,8 @@ def test_questions_of_one_document_are_drawn_together():
 
 def test_the_same_seed_gives_the_same_intervals():
     values = np.arange(30.0)
-    drawn = [intervals(list(range(30)), lambda times: [times @ values / times.sum()], 50, seed) for seed in (0, 0, 1)]
-    assert drawn[0] == drawn[1] != drawn[2]
+    first, second, other = (
+        confidence_intervals(list(range(30)), lambda counts: [counts @ values / counts.sum()], 50, seed)
+        for seed in (0, 0, 1)
+    )
+    assert first == second != other

@@ -9,8 +9,11 @@ import pytest
 from gold_tables import Folder, answer, golds, question, scored
 from rich.console import Console
 
-from qa_ray.errors import InputError
-from qa_ray.evaluation.evaluate import Evaluation, Figures, evaluate
+from qa_ray.cli.evaluation_table import evaluation_table
+from qa_ray.errors import ConfigError, InputError
+from qa_ray.evaluation.evaluate import evaluate
+from qa_ray.evaluation.outcomes import Figures
+from qa_ray.evaluation.report import Evaluation
 from qa_ray.evaluation.threshold import Threshold
 from qa_ray.schemas import ANSWERS, QUESTIONS
 
@@ -34,7 +37,7 @@ LEADERBOARD = {
 def squad(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """The questions of SQuAD's dev sets in Parquet, by version."""
     if not DATA.is_dir():
-        pytest.skip(f"the published predictions are not here: {DATA.resolve()}")
+        pytest.skip(f"no published predictions in {DATA.resolve()}")
     folder = tmp_path_factory.mktemp("squad")
     for version in ("v1.1", "v2.0"):
         pq.write_table(squad_questions(DATA / "squad" / f"dev-{version}.json"), folder / f"{version}.parquet")
@@ -63,7 +66,7 @@ def test_scores_of_published_systems_equal_those_of_the_official_scripts(name: s
     assert (round(evaluation.overall.exact_match, 4), round(evaluation.overall.f1, 4)) == LEADERBOARD[name]
 
 
-def test_groups_add_up_to_the_whole(squad: dict[str, str]):
+def test_the_counts_of_groups_add_up_to_the_total(squad: dict[str, str]):
     evaluation = evaluate(str(DATA / "squad" / "leaderboard" / "v2.0-bert-single.json"), squad["v2.0"], by=["title"])
     counts = [figures.count for figures in evaluation.groups["title"].values()]
     assert counts == sorted(counts, reverse=True)
@@ -76,7 +79,7 @@ def test_groups_add_up_to_the_whole(squad: dict[str, str]):
 # Small tables.
 
 
-def test_questions_without_gold_are_counted_and_not_scored(folder: Folder):
+def test_questions_without_gold_answers_are_counted_but_not_scored(folder: Folder):
     questions = folder.questions(question("q1", golds("Paris")), question("q2", None))
     evaluation = evaluate(folder.answers(answer("q1", "Paris"), answer("q2", "Rome")), questions)
     assert (evaluation.rules, evaluation.no_gold) == ("SQuAD 1.1", 1)
@@ -113,7 +116,7 @@ def test_cmrc_scores_a_skipped_question_0_and_keeps_it_in_the_total(folder: Fold
     assert f"average of EM and F1: {evaluation.overall.average:.4f}" in shown(evaluation)
 
 
-def test_answers_meet_questions_by_document_and_question(folder: Folder):
+def test_answers_are_paired_with_questions_by_document_and_question(folder: Folder):
     questions = folder.questions(question("q", golds("Paris"), "france"), question("q", golds("Rome"), "italy"))
     answers = folder.answers(answer("q", "Rome", document_id="italy"), answer("q", "Paris", document_id="france"))
     assert evaluate(answers, questions).overall.exact_match == 100
@@ -129,11 +132,11 @@ HAND_WORKED = {
 }
 
 
-@pytest.mark.parametrize(("threshold_of_the_run", "f1"), [(0.0, 40), (0.25, 40), (1.0, 50)])
-def test_best_thresholds_do_not_depend_on_the_one_of_the_run(folder: Folder, threshold_of_the_run: float, f1: float):
+@pytest.mark.parametrize(("run_threshold", "f1"), [(0.0, 40), (0.25, 40), (1.0, 50)])
+def test_best_thresholds_do_not_depend_on_the_threshold_of_the_run(folder: Folder, run_threshold: float, f1: float):
     questions = folder.questions(*(question(name, gold) for name, (gold, _, _) in HAND_WORKED.items()))
     rows = [
-        answer(name, best if no_answer <= threshold_of_the_run else None, no_answer, best=best)
+        answer(name, best if no_answer <= run_threshold else None, no_answer, best=best)
         for name, (_, best, no_answer) in HAND_WORKED.items()
     ]
     evaluation = evaluate(folder.answers(*rows), questions)
@@ -141,7 +144,7 @@ def test_best_thresholds_do_not_depend_on_the_one_of_the_run(folder: Folder, thr
     assert evaluation.thresholds == {"exact_match": Threshold(0.1, 60), "f1": Threshold(0.4, 70)}
 
 
-def test_questions_without_a_no_answer_score_keep_their_score_in_the_search(folder: Folder):
+def test_questions_without_a_no_answer_score_keep_their_score_at_any_threshold(folder: Folder):
     rows = [question("q1", golds("Paris")), question("q2", []), question("q3", []), question("q4", golds("Rome"))]
     # q1 is worth answering at 0.3; q2 has no row (right), q3 an answer without a score (wrong), q4 as well (right).
     answers = folder.answers(answer("q1", None, 0.3, best="Paris"), answer("q3", "Oslo"), answer("q4", "Rome"))
@@ -174,7 +177,7 @@ def test_groups_by_a_column_passed_through_to_the_answers(folder: Folder):
 def shown(evaluation: Evaluation) -> str:
     console = Console(width=120)
     with console.capture() as capture:
-        console.print(evaluation.to_table())
+        console.print(evaluation_table(evaluation))
     return capture.get()
 
 
@@ -191,60 +194,60 @@ def test_the_table_shows_what_was_counted(folder: Folder):
         ["all", "40.0000", "50.0000", "5", "0"],
         ["has answer", "66.6667", "83.3333", "3", "0"],
         ["no answer", "0.0000", "0.0000", "2", "0"],
-        ["best, up to no_answer_score 0.1", "60.0000", "", "", ""],
-        ["best, up to no_answer_score 0.4", "", "70.0000", "", ""],
+        ["best at no_answer_score ≤ 0.1", "60.0000", "", "", ""],
+        ["best at no_answer_score ≤ 0.4", "", "70.0000", "", ""],
     ]
     assert ["kind", "", "", "", ""] in lines
     assert lines[8] == ["q3", "0.00", "50.00", "1", "0"]
     assert "SQuAD 2.0" in text
-    assert "1 more without gold answers" in text
+    assert "questions without gold answers, not scored: 1" in text
 
 
-def test_the_json_holds_all_of_the_evaluation(folder: Folder):
+def test_the_json_has_all_fields_of_the_evaluation(folder: Folder):
     questions = folder.questions(question("q1", golds("Paris"), kind="où"), question("q2", []), others=("kind",))
     evaluation = evaluate(folder.answers(answer("q1", "Paris", 0.25)), questions, by=["kind"])
     assert '"où"' in evaluation.to_json()
     fields = json.loads(evaluation.to_json())
-    assert fields["overall"] == {"exact_match": 100, "f1": 100, "average": 100, "count": 2, "missing": 1, "area": None}
+    assert fields["overall"] == {"exact_match": 100, "f1": 100, "average": 100, "count": 2, "missing": 1, "aupr": None}
     assert fields["thresholds"]["f1"] == {"threshold": 0.25, "score": 100}
     assert set(fields) == {field.name for field in dataclasses.fields(evaluation)}
 
 
 def numbered(folder: Folder, count: int, **others: Any) -> Evaluation:
-    """One question in each of so many documents, every third answered wrong."""
+    """One question in each of ``count`` documents, every third answered wrong."""
     rows = [question(f"q{i}", golds("Paris"), f"d{i}") for i in range(count)]
     answers = [answer(f"q{i}", "Rome" if i % 3 == 0 else "Paris", 0.5, f"d{i}") | {"length": i} for i in range(count)]
     table = folder.table("predicted", answers, ANSWERS.append(pa.field("length", pa.int64())))
     return evaluate(table, folder.questions(*rows), **others)
 
 
-def test_intervals_hold_the_figure_and_need_ten_documents(folder: Folder):
+def test_confidence_intervals_contain_the_figure(folder: Folder):
     evaluation = numbered(folder, 90)
     low, high = evaluation.intervals["exact_match"]
     assert low < 100 * 60 / 90 < high
     # The standard error of a share p of n is √(p (1 - p) / n); 95 % lie within 1.96 of them.
     assert (high - low) / 2 == pytest.approx(100 * 1.96 * (2 / 9 / 90) ** 0.5, rel=0.1)
-    assert "95 % of resampled documents" in shown(evaluation)
+    assert "95 % confidence interval" in shown(evaluation)
 
 
-def test_without_ten_documents_or_resamples_there_are_no_intervals(folder: Folder):
+def test_without_ten_documents_or_resamples_there_are_no_confidence_intervals(folder: Folder):
     (folder.path / "few").mkdir()
     assert numbered(Folder(folder.path / "few"), 9).intervals == {}
     assert numbered(folder, 90, resamples=0).intervals == {}
 
 
-def test_a_column_of_many_numbers_is_cut_into_quarters(folder: Folder):
+def test_a_column_of_many_numbers_is_grouped_by_quartile(folder: Folder):
     groups = numbered(folder, 100, by=["length"]).groups["length"]
     assert set(groups) == {"0 to 24", "25 to 49", "50 to 74", "75 to 99"}
     assert {figures.count for figures in groups.values()} == {25}
 
 
-def test_the_threshold_to_set_is_a_setting_of_the_answer_job(folder: Folder):
+def test_the_recommended_threshold_is_a_setting_of_the_answer_job(folder: Folder):
     questions = folder.questions(*(question(name, gold) for name, (gold, _, _) in HAND_WORKED.items()))
     answers = folder.answers(*(answer(name, best, score) for name, (_, best, score) in HAND_WORKED.items()))
     evaluation = evaluate(answers, questions)
     assert evaluation.settings == {"answers.no_answer_threshold": 0.4}
-    assert "to set: answers.no_answer_threshold=0.4" in shown(evaluation)
+    assert "recommended setting: answers.no_answer_threshold=0.4" in shown(evaluation)
 
 
 def test_calibration_is_of_the_best_spans_of_questions_with_an_answer(folder: Folder):
@@ -255,8 +258,8 @@ def test_calibration_is_of_the_best_spans_of_questions_with_an_answer(folder: Fo
         folder.answers(*({"question_id": name, "document_id": "d"} | row for name, row in spans.items())), questions
     )
     assert evaluation.calibration
-    (only,) = evaluation.calibration.bins
-    assert (only.count, only.mean_score, only.share_right) == (2, 0.75, 0.5)
+    (single_bin,) = evaluation.calibration.bins
+    assert (single_bin.count, single_bin.mean_score, single_bin.accuracy) == (2, 0.75, 0.5)
     assert evaluation.calibration.expected_error == 0.25
     assert [(mistake.question_id, mistake.score) for mistake in evaluation.mistakes] == [("q3", 0.9), ("q2", 0.75)]
 
@@ -267,23 +270,29 @@ def cuad(folder: Folder, gold: dict[str, list[str]], spans: dict[str, dict[str, 
     return evaluate(folder.answers(*rows), questions, "cuad", **others)
 
 
-def test_contracts_want_every_gold_answer_among_the_n_best(folder: Folder):
-    # In order: q1's first (recall 1/3, precision 1), q2's wrong one (1/3, 1/2), q1's second (2/3, 2/3); q4 is missing.
+def test_cuad_expects_every_gold_answer_among_the_n_best(folder: Folder):
+    # By score: q1's first (recall 1/3, precision 1), q2's wrong one (1/3, 1/2), q1's second (2/3, 2/3); q4 is missing.
     evaluation = cuad(
         folder,
         {"q1": ["one year", "two years"], "q2": [], "q4": ["three years"]},
         {"q1": scored(("one year", 0.6), ("two years", 0.3)), "q2": scored(("ten years", 0.8), no_answer_score=0.5)},
     )
     assert evaluation.curve
-    assert evaluation.overall.area == evaluation.curve.area
+    assert evaluation.overall.aupr == evaluation.curve.aupr
     # Precision at a recall or more: 1 up to 1/3, then 2/3 up to 2/3.
-    assert evaluation.curve.area == pytest.approx(100 * (1 / 3 + 1 / 3 * 2 / 3))
+    assert evaluation.curve.aupr == pytest.approx(100 * (1 / 3 + 1 / 3 * 2 / 3))
     assert (evaluation.curve.precision_at_80, evaluation.curve.precision_at_90) == (0, 0)
     assert evaluation.overall.missing == 1
     assert "AUPR" in shown(evaluation)
 
 
-def test_contracts_need_scores(folder: Folder):
+def test_cuad_needs_scores(folder: Folder):
     questions = folder.questions(question("q", golds("Paris")))
     with pytest.raises(InputError, match="metric=cuad needs the scores of n_best; give an answer job's output"):
         evaluate(folder.predictions({"q": "Paris"}), questions, "cuad")
+
+
+def test_an_unknown_metric_is_refused_with_the_known_names(folder: Folder):
+    questions = folder.questions(question("q", golds("Paris")))
+    with pytest.raises(ConfigError, match="metric: unknown name 'squat'; use one of squad, cmrc, cuad"):
+        evaluate(folder.predictions({"q": "Paris"}), questions, "squat")

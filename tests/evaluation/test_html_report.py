@@ -4,7 +4,7 @@ from qa_ray.evaluation.evaluate import evaluate
 from qa_ray.evaluation.html_report import page
 
 
-def test_the_page_shows_all_of_it_and_runs_nothing_of_a_document(folder: Folder):
+def test_the_page_shows_everything_and_escapes_texts_of_documents(folder: Folder):
     evil = "<script>alert(1)</script>"
     questions = folder.questions(question("q1", golds("Paris"), evil, kind=evil), others=("kind",))
     row = {"question_id": "q1", "document_id": evil, "question": evil} | scored((evil, 0.5))
@@ -12,12 +12,12 @@ def test_the_page_shows_all_of_it_and_runs_nothing_of_a_document(folder: Folder)
     html = page(evaluation, evil, evil)
     assert "<script" not in html
     assert html.count("&lt;script&gt;alert(1)&lt;/script&gt;") == 6  # question, document, answer, group, both places
-    for heading in ("By kind", "The surest mistakes", "Precision over recall", "Share of right answers by score"):
+    for heading in ("By kind", "Most confident mistakes", "Precision-recall curve", "Reliability diagram"):
         assert heading in html
 
 
-def test_a_page_of_bare_predictions_has_no_pictures(folder: Folder):
+def test_a_page_of_predictions_without_scores_has_no_charts(folder: Folder):
     questions = folder.questions(question("q1", golds("Paris")), question("q2", []))
     html = page(evaluate(folder.predictions({"q1": "Paris"}), questions), "a", "q")
     assert "<svg" not in html
-    assert "With and without an answer" in html
+    assert "By answerability" in html

@@ -1,4 +1,4 @@
-"""Gold answers and predictions are read and meet; what cannot be used is told."""
+"""Reading and pairing gold answers and predictions; unusable tables are refused with an error."""
 
 from collections.abc import Sequence
 
@@ -10,14 +10,14 @@ from qa_ray.evaluation.evaluate import evaluate
 from qa_ray.schemas import ANSWERS
 
 
-def test_without_documents_on_one_side_they_meet_by_question(folder: Folder):
+def test_without_documents_on_one_side_rows_are_paired_by_question(folder: Folder):
     questions = folder.questions(question("q1", golds("Paris"), None), question("q2", golds("Rome"), "italy"))
     answers = folder.answers(answer("q1", "Paris", document_id="x"), answer("q2", "Rome", document_id="italy"))
     assert evaluate(answers, questions).overall.exact_match == 100
     assert evaluate(folder.predictions({"q1": "Paris", "q2": "Rome"}), questions).overall.exact_match == 100
 
 
-def test_ids_may_be_numbers_and_columns_that_are_not_needed_may_be_absent(folder: Folder):
+def test_ids_may_be_numbers_and_optional_columns_may_be_absent(folder: Folder):
     questions = folder.table("questions", [{"question_id": 7, "answers": golds("Paris")}])
     answers = folder.table("predicted", [{"question_id": "7", "answer": "Paris"}])
     assert evaluate(answers, questions).overall.exact_match == 100
@@ -34,7 +34,9 @@ def test_a_finished_job_is_read_from_its_output_folder(folder: Folder):
 def test_a_job_that_has_not_finished_is_refused(folder: Folder, written: str):
     questions = folder.questions(question("q", golds("Paris")))
     folder.table(f"job/{written}", [answer("q", "Paris")], ANSWERS)
-    with pytest.raises(InputError, match=r"no _SUCCESS in '.*job', so the job has not finished; start it again"):
+    with pytest.raises(
+        InputError, match=r"no _SUCCESS in '.*job', so the job has not finished; run the same answer command again"
+    ):
         evaluate(str(folder.path / "job"), questions)
 
 
@@ -44,46 +46,48 @@ def refusal(answers: str, questions: str, by: Sequence[str] = ()) -> str:
     return str(caught.value)
 
 
-def test_paths_that_lead_nowhere_are_named(folder: Folder):
+def test_paths_that_do_not_exist_are_named(folder: Folder):
     questions = folder.questions(question("q", golds("Paris")))
     assert refusal("gone", questions).startswith("answers: no such file or folder: 'gone'; give")
     assert refusal("gone.json", questions).startswith("answers: no such file: 'gone.json'; give a job's output folder,")
     assert refusal(folder.predictions({}), "lost").startswith("questions: no such file or folder: 'lost'; give")
 
 
-def test_a_predictions_file_that_is_none_says_what_it_is(folder: Folder):
+def test_a_malformed_predictions_file_is_refused_with_its_content(folder: Folder):
     questions = folder.questions(question("q", golds("Paris")))
     broken = folder.text("broken.json", '{"q": ')
     assert refusal(broken, questions).startswith(f"answers: {broken!r} is not JSON (Expecting value: line 1")
     latin = folder.path / "latin.json"
     latin.write_bytes('{"q": "où"}'.encode("latin-1"))
     assert "is not JSON ('utf-8' codec can't decode" in refusal(str(latin), questions)
-    assert "holds a list, no object; write {question_id: text}" in refusal(folder.predictions(["Paris"]), questions)
+    assert "contains a list, not an object; write {question_id: text}" in refusal(
+        folder.predictions(["Paris"]), questions
+    )
     message = refusal(folder.predictions({"q": {"text": "Paris"}}), questions)
-    assert message.endswith("""has {'text': 'Paris'} for question 'q'; write a text, "" for none""")
+    assert message.endswith("""has {'text': 'Paris'} for question 'q'; write a string, "" for no answer""")
 
 
-def test_questions_without_any_gold_are_refused(folder: Folder):
+def test_a_table_without_any_gold_answer_is_refused(folder: Folder):
     questions = folder.questions(question("q1", None), question("q2", None))
     message = refusal(folder.predictions({"q1": "Paris"}), questions)
     assert message == f"questions: no gold answers in the 2 rows of {questions!r}; fill the column 'answers'"
 
 
-def test_gold_in_another_layout_is_refused(folder: Folder):
+def test_gold_answers_in_another_layout_are_refused(folder: Folder):
     row = {"question_id": "q", "answers": {"text": ["Paris"], "answer_start": [0]}}
     message = refusal(folder.predictions({"q": "Paris"}), folder.table("questions", [row]))
     assert "question 'q' in " in message
     assert message.endswith("has gold {'text': ['Paris'], 'answer_start': [0]}; give a list of {text, …}")
 
 
-def test_a_missing_column_is_named_with_those_that_are_there(folder: Folder):
+def test_a_missing_column_is_named_with_those_that_exist(folder: Folder):
     questions = folder.table("questions", [{"id": "q", "answers": golds("Paris")}])
     message = refusal(folder.predictions({"q": "Paris"}), questions)
     assert message.startswith("questions: no column 'question_id' in ")
-    assert message.endswith("part-0.parquet', only id, answers; rename or add it")
+    assert message.endswith("part-0.parquet', which has id, answers; rename or add it")
 
 
-def test_a_group_column_that_is_nowhere_is_refused_with_a_suggestion(folder: Folder):
+def test_an_unknown_group_column_is_refused_with_a_suggestion(folder: Folder):
     questions = folder.questions(question("q", golds("Paris")))
     answers = folder.table("predicted", [{"question_id": "q", "answer": "Paris", "title": "France"}])
     assert refusal(answers, questions, by=["titel"]) == (
@@ -96,19 +100,21 @@ def test_a_group_column_that_is_nowhere_is_refused_with_a_suggestion(folder: Fol
     )
 
 
-def test_answers_to_other_questions_are_refused_with_an_id_of_each_side(folder: Folder):
+def test_answers_to_other_questions_are_refused_with_an_id_of_each_table(folder: Folder):
     questions = folder.questions(question("q1", golds("Paris"), "france"))
     answers = folder.answers(answer("q1", "Rome", document_id="italy"))
     assert refusal(answers, questions) == (
-        "evaluate: the answers are to other questions than the gold answers: there question 'q1' of document 'italy', "
-        "here question 'q1' of document 'france'; give the questions that were answered"
+        "evaluate: no answer has the ID of a gold answer: the first answer is to question 'q1' of document 'italy', "
+        "the first gold answer is to question 'q1' of document 'france'; give the questions that were answered"
     )
-    assert "there no row, here question 'q1'" in refusal(folder.predictions({}), questions)
+    assert "gold answer: no answers, the first gold answer is to question 'q1'" in refusal(
+        folder.predictions({}), questions
+    )
 
 
-def test_an_id_that_stands_for_two_rows_is_refused(folder: Folder):
+def test_an_id_with_two_rows_is_refused(folder: Folder):
     questions = folder.questions(question("q", golds("Paris"), "france"), question("q", golds("Rome"), "italy"))
-    remedy = "keep one, or tell them apart by a document_id in questions and answers"
+    remedy = "keep one, or distinguish them by document_id in both questions and answers"
     assert refusal(folder.predictions({"q": "Paris"}), questions) == f"questions: question 'q' has 2 rows; {remedy}"
     answers = folder.answers(answer("q", "Paris", document_id="france"), answer("q", "Nice", document_id="france"))
     assert refusal(answers, questions) == f"answers: question 'q' of document 'france' has 2 rows; {remedy}"

@@ -1,5 +1,6 @@
 import math
 import unicodedata
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ def each_character(text: str) -> Tokens:
 
 
 @given(TEXTS, st.data())
-def test_trim_takes_off_white_space_and_nothing_else(text: str, data: st.DataObject):
+def test_trim_removes_white_space_and_nothing_else(text: str, data: st.DataObject):
     start = data.draw(st.integers(0, len(text)))
     stop = data.draw(st.integers(start, len(text)))
     a, b = trim(text, start, stop)
@@ -37,14 +38,21 @@ def test_an_answer_keeps_the_combining_marks_of_its_last_letter():
 
 def test_spans_that_differ_only_by_white_space_are_one_candidate():
     text = " to be "
-    found = candidates([Span(0, 7, 3.0), Span(1, 6, 2.0), Span(1, 3, 1.0)], each_character(text), text, n_best=5)
-    assert [(text[c.start_char : c.stop_char], c.logit) for c in found] == [("to be", 3.0), ("to", 1.0)]
+    best = candidates([Span(0, 7, 3.0), Span(1, 6, 2.0), Span(1, 3, 1.0)], each_character(text), text, n_best=5)
+    assert [(text[c.start_char : c.stop_char], c.span.logit) for c in best] == [("to be", 3.0), ("to", 1.0)]
 
 
 def test_equal_texts_at_different_places_are_different_candidates():
     text = "5 percent, then 5 PERCENT"
-    found = candidates([Span(0, 9, 3.0), Span(16, 25, 2.0)], each_character(text), text, n_best=5)
-    assert [(c.start_char, c.stop_char) for c in found] == [(0, 9), (16, 25)]
+    best = candidates([Span(0, 9, 3.0), Span(16, 25, 2.0)], each_character(text), text, n_best=5)
+    assert [(c.start_char, c.stop_char) for c in best] == [(0, 9), (16, 25)]
+
+
+def answer_of(text: str, best: list[Candidate], log_normalizer: float, **settings: Any) -> dict[str, Any]:
+    """``answer`` without calibration, where the no-answer rule allows an answer."""
+    uncalibrated = {"score_slope": 1.0, "score_intercept": 0.0, "snippet_chars": 160}
+    decision = {"no_answer_score": 0.25, "has_answer": True}
+    return answer(text, best, log_normalizer=log_normalizer, **uncalibrated | decision | settings)
 
 
 def until_the_end(text: str) -> torch.Tensor:
@@ -57,36 +65,35 @@ def sum_of_normalizers(*logits: torch.Tensor) -> float:
 
 
 @given(TEXTS, st.integers(0, 1000), st.integers(1, 8), st.floats(0.1, 3), st.floats(-3, 3))
-def test_scores_lie_in_0_to_1_and_fall_and_as_the_model_gives_them_sum_to_at_most_1(
+def test_scores_are_in_0_to_1_and_descend_and_sum_to_at_most_1_without_calibration(
     text: str, seed: int, longest: int, slope: float, intercept: float
 ):
     random = torch.Generator().manual_seed(seed)
     start, end = (4 * torch.randn(len(text), generator=random) for _ in range(2))
-    (found_spans,) = spans(start, end, until_the_end(text), [len(text)], longest)
-    best = candidates(found_spans, each_character(text), text, n_best=10_000)
+    (best_spans,) = spans(start, end, until_the_end(text), [len(text)], longest)
+    best = candidates(best_spans, each_character(text), text, n_best=10_000)
     normalizer = sum_of_normalizers(start, end)
-    found = answer(text, best, log_normalizer=normalizer, null_logit=0.0)
-    assert sum(span["score"] for span in found["n_best"]) <= 1 + 1e-6
-    fitted = answer(text, best, log_normalizer=normalizer, null_logit=0.0, score_slope=slope, score_intercept=intercept)
-    assert [span["answer"] for span in fitted["n_best"]] == [span["answer"] for span in found["n_best"]]
-    for scores in ([span["score"] for span in some["n_best"]] for some in (found, fitted)):
+    plain = answer_of(text, best, normalizer)["n_best"]
+    assert sum(span["score"] for span in plain) <= 1 + 1e-6
+    calibrated_spans = answer_of(text, best, normalizer, score_slope=slope, score_intercept=intercept)["n_best"]
+    assert [span["answer"] for span in calibrated_spans] == [span["answer"] for span in plain]
+    for scores in ([span["score"] for span in n_best] for n_best in (plain, calibrated_spans)):
         assert all(0 <= score <= 1 for score in scores)
         assert scores == sorted(scores, reverse=True)
-    assert all(text[span["start_char"] : span["stop_char"]] == span["answer"] for span in found["n_best"])
-    assert 0 <= found["no_answer_score"] <= 1
+    assert all(text[span["start_char"] : span["stop_char"]] == span["answer"] for span in plain)
 
 
 def test_the_score_is_the_softmax_product():
     text, start, end = "abc", torch.tensor([2.0, 0.0, 1.0]), torch.tensor([0.0, 3.0, 1.0])
-    (found_spans,) = spans(start, end, until_the_end(text), [3], 3)
-    best = candidates(found_spans, each_character(text), text, n_best=1)
-    found = answer(text, best, log_normalizer=sum_of_normalizers(start, end), null_logit=0.0)
+    (best_spans,) = spans(start, end, until_the_end(text), [3], 3)
+    best = candidates(best_spans, each_character(text), text, n_best=1)
+    fields = answer_of(text, best, sum_of_normalizers(start, end))
     expected = torch.softmax(start, 0)[0] * torch.softmax(end, 0)[1]
-    assert found["answer"] == "ab"
-    assert found["score"] == pytest.approx(float(expected))
+    assert fields["answer"] == "ab"
+    assert fields["score"] == pytest.approx(float(expected))
 
 
-def test_a_score_is_moved_on_the_scale_of_logits():
+def test_calibration_scales_and_shifts_the_log_odds():
     assert calibrated(0.8, 1, 0) == pytest.approx(0.8)
     assert calibrated(0.8, 0.5, 0) == pytest.approx(2 / 3)  # odds of 4 become their root, 2
     assert calibrated(0.5, 0.5, math.log(3)) == pytest.approx(0.75)
@@ -99,26 +106,27 @@ def test_rounding_makes_no_answer_certain():
     assert calibrated(1.0, 1, 0) == pytest.approx(1, abs=1e-5)
 
 
-def test_no_answer_is_null_above_the_threshold_and_keeps_the_n_best():
-    best = [Candidate(0, 2, 1.0, 0, 1)]
-    found = answer("ab", best, log_normalizer=1.0, null_logit=3.0, no_answer_threshold=0.5)
-    assert found["no_answer_score"] == pytest.approx(1 / (1 + math.exp(-2)))
-    assert found["answer"] is found["start_char"] is found["stop_char"] is found["score"] is found["snippet"] is None
-    assert found["n_best"][0]["answer"] == "ab"
-    assert answer("ab", best, log_normalizer=1.0, null_logit=3.0, no_answer_threshold=0.9)["answer"] == "ab"
+def test_no_answer_is_null_and_keeps_its_score_and_the_n_best():
+    best = [Candidate(0, 2, Span(0, 1, 1.0))]
+    fields = answer_of("ab", best, 1.0, no_answer_score=0.9, has_answer=False)
+    assert fields["no_answer_score"] == 0.9
+    assert [fields[name] for name in ("answer", "start_char", "stop_char", "score", "snippet")] == [None] * 5
+    assert fields["n_best"][0]["answer"] == "ab"
+    assert answer_of("ab", best, 1.0, no_answer_score=0.9)["answer"] == "ab"
 
 
 def test_a_document_without_candidates_has_no_answer():
-    assert answer("\n", [], log_normalizer=0.0, null_logit=0.0)["no_answer_score"] == 1.0
+    fields = answer_of("\n", [], 0.0, no_answer_score=1.0)
+    assert (fields["answer"], fields["n_best"], fields["no_answer_score"]) == (None, [], 1.0)
 
 
 @given(TEXTS, st.data(), st.integers(0, 30))
-def test_a_snippet_is_text_round_the_answer(text: str, data: st.DataObject, length: int):
+def test_a_snippet_is_text_around_the_answer(text: str, data: st.DataObject, length: int):
     start = data.draw(st.integers(0, len(text) - 1))
     stop = data.draw(st.integers(start + 1, len(text)))
-    found = snippet(text, start, stop, length).removeprefix("…").removesuffix("…")
-    assert text[start:stop] in found
-    assert found in text
+    excerpt = snippet(text, start, stop, length).removeprefix("…").removesuffix("…")
+    assert text[start:stop] in excerpt
+    assert excerpt in text
 
 
 def test_a_snippet_is_cut_between_words():

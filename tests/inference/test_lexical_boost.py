@@ -12,7 +12,7 @@ IDS = st.integers(0, 9)
 
 
 @given(st.integers(STRETCH + 1, 900), st.integers(0, 10_000), st.lists(IDS, min_size=1, max_size=6))
-def test_what_is_near_counts_by_how_rare_it_is(num_tokens: int, seed: int, question: list[int]):
+def test_nearby_tokens_of_the_question_count_by_their_rarity(num_tokens: int, seed: int, question: list[int]):
     random = np.random.default_rng(seed)
     document = random.integers(10, 20, num_tokens).tolist()
     for token in {*question[::2]}:
@@ -26,7 +26,7 @@ def test_what_is_near_counts_by_how_rare_it_is(num_tokens: int, seed: int, quest
 
 
 @given(st.lists(IDS, min_size=1, max_size=STRETCH), st.lists(IDS, max_size=6))
-def test_in_a_document_of_a_paragraph_the_model_alone_decides(document: list[int], question: list[int]):
+def test_a_document_of_one_paragraph_gets_no_boost(document: list[int], question: list[int]):
     assert not lexical_match(np.array(document), np.array(question, dtype=np.int32)).any()
 
 

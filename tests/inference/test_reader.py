@@ -13,9 +13,10 @@ from qa_ray.errors import ConfigError, InputError
 from qa_ray.inference.answers import trim
 from qa_ray.inference.batching import Logits, Pair, logits
 from qa_ray.inference.lexical_boost import lexical_match
+from qa_ray.inference.settings import InferenceSettings
 from qa_ray.schemas import Ranking, ReadableDocument
 
-DOCUMENT = (TEXT + "A literal </s> [SEP] <mask> stands here 😀. ") * 2
+DOCUMENT = (TEXT + "A literal </s> [SEP] <mask> is here 😀. ") * 2
 DOCUMENT += "The keeper of Ushant was Ada Vane. " + DOCUMENT
 QUESTIONS = ["Who built the lighthouse?", "它在哪里？", "When was the agreement signed, and by whom, and why?"]
 RARE_WORDS = "Who was the keeper of Ushant?"
@@ -33,7 +34,7 @@ def each_window_alone(folder: str, question: str, max_tokens: int, overlap: int)
         question, DOCUMENT, truncation="only_second", max_length=max_tokens, stride=overlap,
         return_overflowing_tokens=True, return_offsets_mapping=True, split_special_tokens=True,
     )  # fmt: skip
-    found, start_token = [], 0
+    reference, start_token = [], 0
     for w, ids in enumerate(encoded["input_ids"]):
         inputs = {name: torch.tensor([encoded[name][w]]) for name in tokenizer.model_input_names}
         if model.config.model_type == "longformer":
@@ -41,25 +42,26 @@ def each_window_alone(folder: str, question: str, max_tokens: int, overlap: int)
             inputs["global_attention_mask"] = (torch.arange(len(ids)) < first_separator).long()[None]
         with torch.inference_mode():
             output = model(**inputs)
-        where = [i for i, part in enumerate(encoded.sequence_ids(w)) if part == 1]
-        found.append({
+        tokens = [i for i, part in enumerate(encoded.sequence_ids(w)) if part == 1]
+        reference.append({
             "first_token": start_token,
-            "offsets": [encoded["offset_mapping"][w][i] for i in where],
-            "start": output.start_logits[0, where],
-            "end": output.end_logits[0, where],
+            "offsets": [encoded["offset_mapping"][w][i] for i in tokens],
+            "start": output.start_logits[0, tokens],
+            "end": output.end_logits[0, tokens],
             "null": (output.start_logits[0, 0], output.end_logits[0, 0]),
         })  # fmt: skip
-        start_token += len(where) - overlap
-    return found
+        start_token += len(tokens) - overlap
+    return reference
 
 
 def readable(reader: Reader, *questions: str, document: str = DOCUMENT) -> ReadableDocument:
     return ReadableDocument(document, reader.tokenizer(document), [reader.tokenizer.question(q) for q in questions])
 
 
-def of_each(found: Logits, pairs: list[Pair]) -> list[Logits]:
+def split(concatenated: Logits, pairs: list[Pair]) -> list[Logits]:
+    """The logits of each pair."""
     lengths = [len(pair.document_ids_T) for pair in pairs], [len(pair.windows) for pair in pairs]
-    columns = [logits.split(lengths[name.endswith("_W")]) for name, logits in found._asdict().items()]
+    columns = [logits.split(lengths[name.endswith("_W")]) for name, logits in concatenated._asdict().items()]
     return [Logits(*row) for row in zip(*columns, strict=True)]
 
 
@@ -69,18 +71,18 @@ def test_logits_equal_transformers_on_each_window_alone(models: dict[str, str], 
     reader = float32_reader(models[family], forward=forward, batch_tokens=700)
     document = readable(reader, *QUESTIONS)
     pairs = [reader.pair(document, question, reader.settings) for question in document.questions]
-    together = logits(reader.model, reader.layout, pairs)
-    for asked, pair, found in zip(QUESTIONS, pairs, of_each(together, pairs), strict=True):
-        reference = each_window_alone(models[family], asked, 64, 16)
+    all_logits = logits(reader.model, reader.layout, pairs)
+    for question, pair, ours in zip(QUESTIONS, pairs, split(all_logits, pairs), strict=True):
+        reference = each_window_alone(models[family], question, 64, 16)
         assert len(reference) == len(pair.windows) > 5
         for w, theirs in enumerate(reference):
             own = slice(int(pair.windows.own_start_W[w]), int(pair.windows.own_stop_W[w]))
             inside = slice(own.start - theirs["first_token"], own.stop - theirs["first_token"])
             scale = max(1.0, float(theirs["start"].abs().max()), float(theirs["end"].abs().max()))
-            torch.testing.assert_close(found.start_T[own], theirs["start"][inside], rtol=0, atol=1e-5 * scale)
-            torch.testing.assert_close(found.end_T[own], theirs["end"][inside], rtol=0, atol=1e-5 * scale)
-            assert float(found.null_start_W[w]) == pytest.approx(float(theirs["null"][0]), abs=1e-5 * scale)
-            assert float(found.null_end_W[w]) == pytest.approx(float(theirs["null"][1]), abs=1e-5 * scale)
+            torch.testing.assert_close(ours.start_T[own], theirs["start"][inside], rtol=0, atol=1e-5 * scale)
+            torch.testing.assert_close(ours.end_T[own], theirs["end"][inside], rtol=0, atol=1e-5 * scale)
+            assert float(ours.null_start_W[w]) == pytest.approx(float(theirs["null"][0]), abs=1e-5 * scale)
+            assert float(ours.null_end_W[w]) == pytest.approx(float(theirs["null"][1]), abs=1e-5 * scale)
 
 
 def brute_force(
@@ -103,7 +105,7 @@ def brute_force(
             )
             if first + t not in best or entry[0] > best[first + t][0]:
                 best[first + t] = entry
-    found: dict[tuple[int, int], float] = {}
+    logit_by_span: dict[tuple[int, int], float] = {}
     for window in reference:
         tokens = range(window["first_token"], window["first_token"] + len(window["start"]))
         for i in tokens:
@@ -111,8 +113,8 @@ def brute_force(
                 span = trim(DOCUMENT, best[i][3][0], best[j][3][1])
                 if span[0] < span[1]:
                     logit = best[i][1] + best[j][2] + float(lexical_T[i] + lexical_T[j])
-                    found[span] = max(found.get(span, -np.inf), logit)
-    return found
+                    logit_by_span[span] = max(logit_by_span.get(span, -np.inf), logit)
+    return logit_by_span
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -122,27 +124,25 @@ def test_the_n_best_equal_a_brute_force_search_over_all_spans_of_all_windows(
 ):
     reader = float32_reader(models[family], max_answer_tokens=9, ranking=ranking, lexical_weight=lexical_weight)
     for question in [RARE_WORDS] if lexical_weight else QUESTIONS:
-        found = reader.answer(question, DOCUMENT, top_k=30)
+        answers = reader.answer(question, DOCUMENT, top_k=30)
         ids = reader.tokenizer(DOCUMENT).ids_T, reader.tokenizer.question(question)
         lexical_T = lexical_weight * lexical_match(*ids)
         assert lexical_T.any() == (lexical_weight > 0)
         expected = brute_force(each_window_alone(models[family], question, 64, 16), 9, ranking, lexical_T)
         by_logit = sorted(expected.values(), reverse=True)
-        for rank, span in enumerate(found):
+        for rank, span in enumerate(answers):
             assert expected[span["start"], span["end"]] == pytest.approx(by_logit[rank], abs=1e-4)
             assert DOCUMENT[span["start"] : span["end"]] == span["answer"]
-        assert len({(span["start"], span["end"]) for span in found}) == 30
-        assert sum(span["score"] for span in found) <= 1
+        assert len({(span["start"], span["end"]) for span in answers}) == 30
+        assert sum(span["score"] for span in answers) <= 1
 
 
 @pytest.mark.parametrize("ranking", ["logit", "logit_minus_null"])
-def test_words_of_the_question_tell_where_an_answer_is_not_whether_there_is_one(
-    models: dict[str, str], ranking: Ranking
-):
+def test_the_lexical_boost_does_not_change_the_no_answer_score(models: dict[str, str], ranking: Ranking):
     reader = float32_reader(models["bert"], ranking=ranking, lexical_weight=20.0)
     document = readable(reader, RARE_WORDS)
     pair = reader.pair(document, document.questions[0], reader.settings)
-    found = logits(reader.model, reader.layout, [pair])
+    pair_logits = logits(reader.model, reader.layout, [pair])
     ((answer,),) = reader.read([document])
     (first,), (last,) = (
         np.flatnonzero(chars == answer[name])
@@ -151,28 +151,28 @@ def test_words_of_the_question_tell_where_an_answer_is_not_whether_there_is_one(
     match_T = lexical_match(pair.document_ids_T, pair.question_ids)
     assert match_T[first] == match_T[last] == match_T.max() > 0
     start_window, end_window = np.searchsorted(pair.windows.own_stop_W, [first, last], side="right")
-    if ranking == "logit":  # one null for the span; otherwise each logit has lost that of its own window
+    if ranking == "logit":  # one null logit for the span; else each logit is compared with that of its own window
         end_window = start_window
-    null = found.null_start_W[start_window] + found.null_end_W[end_window]
-    logit = found.start_T[first] + found.end_T[last]
+    null = pair_logits.null_start_W[start_window] + pair_logits.null_end_W[end_window]
+    logit = pair_logits.start_T[first] + pair_logits.end_T[last]
     assert answer["no_answer_score"] == pytest.approx(float(torch.sigmoid(null - logit)), rel=1e-3)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_for_one_window_the_score_is_the_softmax_product_that_people_know(models: dict[str, str], family: str):
+def test_for_one_window_the_score_is_the_usual_softmax_product(models: dict[str, str], family: str):
     reader = float32_reader(models[family], max_tokens=128)
     document = "In 1871 Ada Vane built it."
     best = reader.answer("Who?", document)
     document_tokens = readable(reader, "Who?", document=document)
     pair = reader.pair(document_tokens, document_tokens.questions[0], reader.settings)
-    found = logits(reader.model, reader.layout, [pair])
-    product = torch.softmax(found.start_T, 0)[:, None] * torch.softmax(found.end_T, 0)[None].double()
+    pair_logits = logits(reader.model, reader.layout, [pair])
+    product = torch.softmax(pair_logits.start_T, 0)[:, None] * torch.softmax(pair_logits.end_T, 0)[None].double()
     assert best["score"] == pytest.approx(float(product.triu().max()), rel=1e-5)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_a_cpu_reads_in_every_type_also_where_it_has_no_products_for_it(
+def test_a_cpu_computes_in_every_dtype_even_without_instructions_for_it(
     models: dict[str, str], family: str, dtype: str
 ):
     answers = [
@@ -194,12 +194,12 @@ def test_results_do_not_depend_on_the_batch_budget(models: dict[str, str], famil
             assert [x["score"] for x in a] == pytest.approx([x["score"] for x in b], rel=1e-3, abs=1e-9)
 
 
-def test_a_batch_that_does_not_fit_into_memory_is_halved_for_good(models: dict[str, str]):
+def test_a_batch_that_does_not_fit_in_memory_is_halved_permanently(models: dict[str, str]):
     reader, sizes = float32_reader(models["longformer"], batch_tokens=1_000), []
     forward = reader.model.__call__
 
     class Small:
-        """A device that has room for 300 tokens."""
+        """A device with memory for 300 tokens."""
 
         def __getattr__(self, name: str):
             return getattr(reader.model, name)
@@ -213,26 +213,26 @@ def test_a_batch_that_does_not_fit_into_memory_is_halved_for_good(models: dict[s
     small.batch_tokens = 1_000
     document = readable(reader, *QUESTIONS)
     pairs = [reader.pair(document, question, reader.settings) for question in document.questions]
-    found = logits(small, reader.layout, pairs, sizes.append)
-    torch.testing.assert_close(found, logits(reader.model, reader.layout, pairs))
+    halved = logits(small, reader.layout, pairs, sizes.append)
+    torch.testing.assert_close(halved, logits(reader.model, reader.layout, pairs))
     assert small.batch_tokens == sizes[0].batch_tokens <= 300
     assert sum(size.oom_retries for size in sizes) == sizes[0].oom_retries > 0
     assert sum(size.num_windows for size in sizes) == sum(len(pair.windows) for pair in pairs)
     assert all(size.num_tokens <= size.num_computed <= size.num_tokens + 63 for size in sizes)
 
 
-def test_logits_that_are_no_numbers_give_an_error_and_no_answer(models: dict[str, str], tmp_path: Path):
+def test_logits_that_are_not_finite_are_an_error(models: dict[str, str], tmp_path: Path):
     model = AutoModelForQuestionAnswering.from_pretrained(models["bert"])
     model.qa_outputs.bias.data[0] = torch.nan
     model.save_pretrained(shutil.copytree(models["bert"], tmp_path / "model"))
-    with pytest.raises(FloatingPointError, match="the model's logits are no finite numbers"):
+    with pytest.raises(FloatingPointError, match="the model's logits are not finite; try "):
         float32_reader(str(tmp_path / "model")).answer(QUESTIONS, DOCUMENT)
 
 
-def test_groups_that_fit_in_memory_change_nothing(models: dict[str, str], monkeypatch: pytest.MonkeyPatch):
+def test_groups_do_not_change_the_answers(models: dict[str, str], monkeypatch: pytest.MonkeyPatch):
     reader = float32_reader(models["bert"])
     whole = reader.answer(QUESTIONS, DOCUMENT, top_k=5)
-    monkeypatch.setattr("qa_ray.inference.reader.MAX_HELD_TOKENS", 1)
+    monkeypatch.setattr("qa_ray.inference.reader.MAX_GROUP_TOKENS", 1)
     for a, b in zip(whole, reader.answer(QUESTIONS, DOCUMENT, top_k=5), strict=True):
         assert [(x["start"], x["end"]) for x in a] == [(x["start"], x["end"]) for x in b]
 
@@ -248,9 +248,9 @@ def test_lists_of_questions_and_documents_are_paired(models: dict[str, str]):
     reader = float32_reader(models["distilbert"])
     questions, documents = ["Who?", "Where?"], ["Ada Vane built it.", "It stands at Cape Ørsted."]
     paired = reader.answer(questions, documents)
-    assert [found["answer"] in text for found, text in zip(paired, documents, strict=True)] == [True, True]
+    assert [best["answer"] in text for best, text in zip(paired, documents, strict=True)] == [True, True]
     one_question, one_document = reader.answer("Who?", documents), reader.answer(["Who?", "Who?"], documents[0])
-    assert [found["answer"] in text for found, text in zip(one_question, documents, strict=True)] == [True, True]
+    assert [best["answer"] in text for best, text in zip(one_question, documents, strict=True)] == [True, True]
     assert one_question[0]["start"] == one_document[0]["start"] == one_document[1]["start"]
     assert reader.answer([], []) == []
     with pytest.raises(ValueError, match="2 questions and 3 documents: give as many of one as of the other"):
@@ -258,8 +258,8 @@ def test_lists_of_questions_and_documents_are_paired(models: dict[str, str]):
 
 
 def test_no_answer_is_an_empty_string_as_the_removed_pipeline_gave_it(models: dict[str, str]):
-    found = float32_reader(models["bert"], no_answer_threshold=0.0).answer("Who?", "Nobody.")
-    assert (found["answer"], found["start"], found["end"]) == ("", 0, 0)
+    best = float32_reader(models["bert"], no_answer_threshold=0.0).answer("Who?", "Nobody.")
+    assert (best["answer"], best["start"], best["end"]) == ("", 0, 0)
 
 
 @pytest.mark.parametrize(
@@ -273,13 +273,15 @@ def test_no_answer_is_an_empty_string_as_the_removed_pipeline_gave_it(models: di
         (["Who?"], [3], "document 3 is int, not str"),
     ],
 )
-def test_what_cannot_be_read_is_said(models: dict[str, str], question: str, document: str, message: str):
+def test_unreadable_questions_and_documents_are_reported(
+    models: dict[str, str], question: str, document: str, message: str
+):
     with pytest.raises(InputError, match=message):
         float32_reader(models["bert"]).answer(question, document)
 
 
-def test_fewer_than_one_answer_cannot_be_had(models: dict[str, str]):
-    with pytest.raises(InputError, match="top_k=0: there is no such number of answers; give 1 or more"):
+def test_top_k_below_1_is_an_error(models: dict[str, str]):
+    with pytest.raises(InputError, match="top_k=0: not a number of answers; give 1 or more"):
         float32_reader(models["bert"]).answer("Who?", DOCUMENT, top_k=0)
 
 
@@ -294,14 +296,47 @@ def test_fewer_than_one_answer_cannot_be_had(models: dict[str, str]):
         ({"lexical_weight": 1e300}, "lexical_weight=1e.300: Input should be less than or equal to 100"),
         ({"max_answer_tokens": 0}, "max_answer_tokens=0: Input should be greater than 0"),
         ({"ranking": "loudest"}, "ranking='loudest': Input should be 'logit' or 'logit_minus_null'"),
+        ({"device": "tpu"}, "device='tpu': unknown; use one of auto, cpu, cuda"),
+        ({"forward": "fast"}, "forward='fast': unknown; use one of auto, transformers"),
     ],
 )
-def test_a_setting_that_cannot_be_is_said(models: dict[str, str], setting: dict, message: str):
+def test_a_setting_out_of_bounds_is_an_error(models: dict[str, str], setting: dict, message: str):
     with pytest.raises(ConfigError, match=message):
         float32_reader(models["bert"], **setting)
 
 
-def test_the_example_of_the_documentation_is_true():
-    found = float32_reader("default").answer("Who built it?", "The lighthouse was built by Ada Vane in 1871.")
-    assert found == {"score": pytest.approx(0.975, abs=0.005), "start": 28, "end": 36, "answer": "Ada Vane"}
+def test_an_unknown_dtype_is_an_error(models: dict[str, str]):
+    with pytest.raises(ConfigError, match="dtype='half': unknown; use one of auto, float32, bfloat16, float16"):
+        Reader(models["bert"], dtype="half")
+
+
+@pytest.mark.parametrize(
+    ("name", "closest"),
+    [("max_token", "max_tokens"), ("nbest", "n_best"), ("devise", "device"), ("batch_token", "batch_tokens")],
+)
+def test_an_unknown_setting_is_an_error_that_names_the_closest_and_the_known_ones(name: str, closest: str):
+    known = "device, dtype, forward, batch_tokens, max_tokens, overlap_tokens, max_question_tokens, ranking, "
+    with pytest.raises(ConfigError, match=f"unknown setting '{name}'; did you mean '{closest}'. known are {known}"):
+        Reader(**{name: 1})  # pyright: ignore[reportArgumentType]
+
+
+def test_every_setting_can_be_given_to_the_reader(models: dict[str, str]):
+    settings = {name: field.default for name, field in InferenceSettings.model_fields.items()} | {
+        "max_tokens": 100, "overlap_tokens": 9, "n_best": 2, "snippet_chars": 20, "no_answer_threshold": 0.5,
+    }  # fmt: skip
+    reader = float32_reader(models["bert"], **settings)
+    assert reader.settings.model_dump() == settings
+    ((fields,),) = reader.read([readable(reader, "Who?")])
+    assert len(fields["n_best"]) == 2
+
+
+def test_every_setting_has_a_default_and_a_description_of_one_sentence():
+    for name, field in InferenceSettings.model_fields.items():
+        assert field.default is not None, name
+        assert (field.description or "").endswith("."), name
+
+
+def test_the_example_in_the_docstring_is_true():
+    best = float32_reader("default").answer("Who built it?", "The lighthouse was built by Ada Vane in 1871.")
+    assert best == {"score": pytest.approx(0.975, abs=0.005), "start": 28, "end": 36, "answer": "Ada Vane"}
     assert "{'score': 0.97…, 'start': 28, 'end': 36, 'answer': 'Ada Vane'}" in str(Reader.__doc__)

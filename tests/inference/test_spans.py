@@ -26,18 +26,19 @@ def cases(draw: st.DrawFn) -> Case:
 
 def brute_force(start: torch.Tensor, end: torch.Tensor, reach: torch.Tensor, longest: int) -> list[Span]:
     """Every span, one by one."""
-    found = [
+    all_spans = [
         Span(i, j + 1, float(start[i] + end[j]))
         for i in range(len(start))
         for j in range(i, i + min(longest, int(reach[i])))
     ]
-    return sorted(found, key=lambda span: (-span.logit, span.start_token, span.stop_token))
+    return sorted(all_spans, key=lambda span: (-span.logit, span.start_token, span.stop_token))
 
 
 def spans_of(documents: list[Case], longest: int, first: int) -> list[list[Span]]:
     """All spans of documents that are searched together."""
     start, end, reach = map(torch.cat, zip(*documents, strict=True))
-    return [list(found) for found in spans(start, end, reach, [len(case[0]) for case in documents], longest, first)]
+    num_tokens = [len(case[0]) for case in documents]
+    return [list(document_spans) for document_spans in spans(start, end, reach, num_tokens, longest, first)]
 
 
 DOCUMENTS = st.lists(cases(), min_size=1, max_size=4)
@@ -49,7 +50,9 @@ def test_spans_are_those_of_a_brute_force_search_in_the_same_order(documents: li
 
 
 @given(DOCUMENTS, st.integers(1, 12), st.integers(1, 40), st.integers(1, 80))
-def test_rows_change_nothing(documents: list[Case], longest: int, row_tokens: int, searched_tokens: int):
+def test_the_size_of_rows_does_not_change_the_result(
+    documents: list[Case], longest: int, row_tokens: int, searched_tokens: int
+):
     whole = spans_of(documents, longest, 5)
     normalizers = log_normalizers_of(documents)
     with pytest.MonkeyPatch.context() as patch:
@@ -63,11 +66,11 @@ def log_normalizers_of(documents: list[Case]) -> np.ndarray:
     return log_normalizers(torch.cat([start for start, _, _ in documents]), [len(case[0]) for case in documents])
 
 
-def test_asking_for_a_few_of_many_tokens_takes_the_best_of_all_rows():
+def test_a_few_spans_of_many_tokens_are_the_best_of_all_rows():
     torch.manual_seed(0)
     start, end = torch.randn(40_000), torch.randn(40_000)
-    (found,) = spans(start, end, torch.arange(40_000, 0, -1), [40_000], 30)
-    best = list(itertools.islice(found, 3))
+    (document_spans,) = spans(start, end, torch.arange(40_000, 0, -1), [40_000], 30)
+    best = list(itertools.islice(document_spans, 3))
     assert [span.logit for span in best] == sorted((span.logit for span in best), reverse=True)
     band = max(float(start[i] + end[i : i + 30].max()) for i in range(40_000))
     assert best[0].logit == pytest.approx(band)
@@ -82,7 +85,7 @@ def test_no_span_leaves_its_window_nor_its_document():
     assert max(span.stop_token for span in second) == 4
 
 
-def test_logit_minus_null_moves_a_window_as_a_whole():
+def test_logit_minus_null_shifts_all_logits_of_a_window():
     logits, null = torch.tensor([1.0, 2.0, 3.0]), torch.tensor([0.5, 10.0])
     owned = torch.tensor([2, 1])
     assert rank_logits(logits, null, owned, "logit_minus_null").tolist() == [0.5, 1.5, -7.0]

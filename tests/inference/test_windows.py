@@ -16,7 +16,7 @@ def cuts(draw: st.DrawFn) -> tuple[int, int, int]:
 
 
 def contexts(w: int, token: int, cut: Windows, num_tokens: int) -> float:
-    """How far the nearer cut edge of window w is; edges at the document's ends cut nothing."""
+    """The distance to the nearer cut edge of window w; the document's ends are no cuts."""
     start, stop = cut.start_W[w], cut.stop_W[w]
     if not start <= token < stop:
         return -1
@@ -28,44 +28,44 @@ def contexts(w: int, token: int, cut: Windows, num_tokens: int) -> float:
 @given(cuts())
 def test_every_token_is_in_some_window_and_no_window_is_longer_than_its_room(cut: tuple[int, int, int]):
     num_tokens, room, _ = cut
-    found = windows(*cut)
+    result = windows(*cut)
     covered = np.zeros(num_tokens, dtype=bool)
-    for start, stop in zip(found.start_W, found.stop_W, strict=True):
+    for start, stop in zip(result.start_W, result.stop_W, strict=True):
         assert 0 < stop - start <= room
         covered[start:stop] = True
     assert covered.all()
 
 
 @given(cuts())
-def test_neighbours_share_exactly_the_overlap_and_only_the_last_is_shorter(cut: tuple[int, int, int]):
+def test_neighbors_share_exactly_the_overlap_and_only_the_last_is_shorter(cut: tuple[int, int, int]):
     _, room, overlap = cut
-    found = windows(*cut)
-    assert (found.stop_W[:-1] - found.start_W[1:] == overlap).all()
-    assert (found.stop_W[:-1] - found.start_W[:-1] == room).all()
+    result = windows(*cut)
+    assert (result.stop_W[:-1] - result.start_W[1:] == overlap).all()
+    assert (result.stop_W[:-1] - result.start_W[:-1] == room).all()
 
 
 @given(cuts())
 def test_every_token_is_owned_once(cut: tuple[int, int, int]):
-    found = windows(*cut)
-    owned = [t for a, b in zip(found.own_start_W, found.own_stop_W, strict=True) for t in range(a, b)]
+    result = windows(*cut)
+    owned = [t for a, b in zip(result.own_start_W, result.own_stop_W, strict=True) for t in range(a, b)]
     assert owned == list(range(cut[0]))
 
 
 @given(cuts())
 def test_a_token_is_owned_by_the_window_with_most_context(cut: tuple[int, int, int]):
-    found = windows(*cut)
-    for w in range(len(found)):
-        for token in range(found.own_start_W[w], found.own_stop_W[w]):
-            own = contexts(w, token, found, cut[0])
-            assert own == max(contexts(other, token, found, cut[0]) for other in range(len(found)))
+    result = windows(*cut)
+    for w in range(len(result)):
+        for token in range(result.own_start_W[w], result.own_stop_W[w]):
+            own = contexts(w, token, result, cut[0])
+            assert own == max(contexts(other, token, result, cut[0]) for other in range(len(result)))
 
 
 @given(cuts())
-def test_reach_is_the_farthest_stop_of_a_window_that_holds_the_token(cut: tuple[int, int, int]):
-    found = windows(*cut)
-    for token, reach in enumerate(found.reach_T()):
-        holds = (found.start_W <= token) & (token < found.stop_W)
-        assert token + reach == found.stop_W[holds].max()
+def test_reach_ends_with_the_last_window_that_contains_the_token(cut: tuple[int, int, int]):
+    result = windows(*cut)
+    for token, reach in enumerate(result.reach_T()):
+        contains = (result.start_W <= token) & (token < result.stop_W)
+        assert token + reach == result.stop_W[contains].max()
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -18,7 +18,7 @@ def groups(folder: Path) -> list[list[int]]:
     return [[footer.row_group(i).num_rows for i in range(footer.num_row_groups)] for footer in footers]
 
 
-def test_tables_fill_a_file_up_to_the_table_that_reaches_its_limit(tmp_path: Path):
+def test_a_file_is_closed_after_the_table_that_reaches_its_limit(tmp_path: Path):
     folder = ParquetFolderWriter(f"{tmp_path}/out", max_group_rows=3, max_file_rows=6)
     for num_rows in (4, 0, 4, 1):
         folder.write(pa.table({"n": range(num_rows)}))
@@ -27,11 +27,11 @@ def test_tables_fill_a_file_up_to_the_table_that_reaches_its_limit(tmp_path: Pat
     assert folder.num_rows == 9
     for i, (file, num_rows) in enumerate(zip(folder.files, (8, 1), strict=True)):
         content = (tmp_path / "out" / f"part-0000{i}.parquet").read_bytes()
-        facts = {"rows": num_rows, "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-        assert file == {"name": f"part-0000{i}.parquet"} | facts
+        sha256 = hashlib.sha256(content).hexdigest()
+        assert file == {"name": f"part-0000{i}.parquet", "rows": num_rows, "bytes": len(content), "sha256": sha256}
 
 
-def test_added_rows_are_gathered_until_the_next_would_pass_a_limit(tmp_path: Path):
+def test_added_rows_are_buffered_until_the_next_would_exceed_a_limit(tmp_path: Path):
     schema = pa.schema([("text", pa.string())])
     limits: dict[str, Any] = {"max_group_rows": 3, "max_group_chars": 10, "max_file_chars": 20}
     folder = ParquetFolderWriter(f"{tmp_path}/out", schema, **limits)
@@ -43,7 +43,7 @@ def test_added_rows_are_gathered_until_the_next_would_pass_a_limit(tmp_path: Pat
     assert pq.read_table(tmp_path / "out")["text"].to_pylist() == texts
 
 
-def test_without_a_row_there_is_no_folder(tmp_path: Path):
+def test_without_rows_no_folder_is_made(tmp_path: Path):
     ParquetFolderWriter(f"{tmp_path}/out", max_group_rows=3).close()
     assert not (tmp_path / "out").exists()
 

@@ -1,4 +1,4 @@
-"""The answer job against a real S3 server, and against what goes wrong between."""
+"""The answer job on a real S3 server, also with network faults and refused requests."""
 
 import json
 import os
@@ -63,7 +63,7 @@ def expected(local: AnswerConfig, ray_session: None) -> list[dict[str, Any]]:
 
 
 @pytest.fixture(autouse=True)
-def _as_before(proxy: FaultProxy) -> Iterator[None]:
+def _no_faults(proxy: FaultProxy) -> Iterator[None]:
     yield
     proxy.choose = lambda *request: None
     proxy.done.clear()
@@ -93,14 +93,14 @@ def rows_of(output: str) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: (row["document_id"], row["question_id"]))
 
 
-def test_a_job_that_lives_on_s3_gives_the_answers_of_a_local_one(server, lake, local, expected):
+def test_a_job_on_s3_gives_the_answers_of_a_local_one(server, lake, local, expected):
     config = on_s3(local, server.endpoint_url, "whole")
     manifest = answer_documents(config)
     assert_same_answers(rows_of(config.output), expected)
     assert sorted(name.split("/")[2] for name in lake.find("lake/whole")) == [
         "_SUCCESS", "answers", "manifest.json", "run.json", "run.log",
     ]  # fmt: skip
-    assert answer_documents(config) == manifest  # done: nothing is run again
+    assert answer_documents(config) == manifest  # finished: nothing is run again
     with raises_error(OutputError, "holds another run, which differs in answers.n_best (5 there, 2 now)"):
         answer_documents(changed(config, answers={"n_best": 2}))
     secret = CREDENTIALS["AWS_SECRET_ACCESS_KEY"].encode()
@@ -117,7 +117,7 @@ def session_folder() -> str:
     return ray.worker.global_worker.node.get_session_dir_path()  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def test_slow_downs_resets_and_cut_bodies_change_nothing(proxy, lake, local, expected):
+def test_throttling_resets_and_truncated_bodies_do_not_change_the_answers(proxy, lake, local, expected):
     proxy.at_random(slow_down=0.05, reset=0.01, cut=0.01)
     config = on_s3(local, proxy.endpoint_url, "faults")
     answer_documents(config)
@@ -126,7 +126,7 @@ def test_slow_downs_resets_and_cut_bodies_change_nothing(proxy, lake, local, exp
     assert_same_answers(rows_of(config.output), expected)
 
 
-def test_a_write_that_was_done_but_whose_reply_was_lost_is_known_as_ours(proxy, lake):
+def test_a_write_whose_reply_was_lost_is_recognized_as_our_own(proxy, lake):
     reach(proxy.endpoint_url)
     lost = []
 
@@ -145,12 +145,12 @@ def test_a_write_that_was_done_but_whose_reply_was_lost_is_known_as_ours(proxy, 
 
 def test_only_one_live_run_may_write_to_an_output_on_s3(server, lake):
     reach(server.endpoint_url)
-    first = Lease("s3://lake/claimed")
+    first = Lease("s3://lake/leased")
     with raises_error(OutputError, "is being written by a live run"):
-        Lease("s3://lake/claimed")
+        Lease("s3://lake/leased")
     first.release()
-    Lease("s3://lake/claimed").release()
-    assert lake.find("lake/claimed") == []
+    Lease("s3://lake/leased").release()
+    assert lake.find("lake/leased") == []
 
 
 @pytest.mark.parametrize(
@@ -160,7 +160,7 @@ def test_only_one_live_run_may_write_to_an_output_on_s3(server, lake):
         ({"AWS_ACCESS_KEY_ID": None, "AWS_SECRET_ACCESS_KEY": None}, "Unable to locate credentials; set AWS_ACCESS_"),
     ],
 )
-def test_credentials_that_do_not_reach_are_told_before_a_model_is_loaded(
+def test_wrong_or_missing_credentials_are_reported_before_a_model_is_loaded(
     server, lake, local, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, credentials: dict[str, Any], message: str
 ):
     import s3fs
@@ -179,7 +179,7 @@ def test_credentials_that_do_not_reach_are_told_before_a_model_is_loaded(
     s3fs.S3FileSystem.clear_instance_cache()
 
 
-def test_an_output_that_may_only_be_read_is_told_before_a_model_is_loaded(proxy, lake, local):
+def test_a_read_only_output_is_reported_before_a_model_is_loaded(proxy, lake, local):
     proxy.choose = lambda method, path, headers: "deny" if method == "PUT" else None
     config = on_s3(local, proxy.endpoint_url, "denied")
     for start in (check_job, answer_documents):
@@ -187,7 +187,7 @@ def test_an_output_that_may_only_be_read_is_told_before_a_model_is_loaded(proxy,
             start(config)
 
 
-def test_a_bucket_that_is_not_there_is_told_and_not_made(server, lake, local):
+def test_a_missing_bucket_is_reported_and_not_created(server, lake, local):
     config = changed(on_s3(local, server.endpoint_url, "x"), output="s3://no-such-bucket/out")
     with raises_error(OutputError, "output: cannot write 's3://no-such-bucket/out", "bucket does not exist"):
         check_job(config)
@@ -196,7 +196,7 @@ def test_a_bucket_that_is_not_there_is_told_and_not_made(server, lake, local):
     assert not lake.exists("no-such-bucket")
 
 
-def test_an_endpoint_that_nobody_listens_at_is_told(local, lake):
+def test_an_endpoint_that_refuses_connections_is_reported(local, lake):
     config = on_s3(local, "http://127.0.0.1:9", "x", max_attempts=2)
     with raises_error(
         ModelError, "Could not connect to the endpoint URL", "check storage.endpoint_url and the network"
@@ -210,5 +210,7 @@ def test_credentials_in_a_uri_are_refused_and_not_repeated(local):
     with pytest.raises(ConfigError) as error:
         changed(local, output="s3://key:hunter2@lake/out")
     assert "hunter2" not in str(error.value)
-    assert "credentials in a URI end up in logs; give them by environment or role" in str(error.value)
+    assert "credentials in a URI end up in logs; give them by environment variables, a profile or a role" in str(
+        error.value
+    )
     assert os.environ["AWS_SECRET_ACCESS_KEY"] not in json.dumps(local.model_dump())

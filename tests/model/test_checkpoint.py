@@ -15,16 +15,16 @@ from qa_ray.model.tokenizer import Tokenizer
 
 @pytest.fixture
 def folder(models: dict[str, str], tmp_path: Path) -> Path:
-    """A copy of the small BERT, to be broken."""
+    """A copy of the small BERT for a test to break."""
     return Path(shutil.copytree(models["bert"], tmp_path / "model"))
 
 
-def refused(name: Path | str, *messages: str) -> None:
+def assert_refused(name: Path | str, *messages: str) -> None:
     with raises_error(ModelError, str(name), *messages):
         Tokenizer(open_checkpoint(str(name)).folder)
 
 
-def test_the_same_weights_have_the_same_fingerprint_wherever_they_lie(folder: Path, models: dict[str, str]):
+def test_the_same_weights_have_the_same_fingerprint_in_every_folder(folder: Path, models: dict[str, str]):
     assert open_checkpoint(str(folder)).fingerprint == open_checkpoint(models["bert"]).fingerprint
     (folder / "qa_ray.json").write_text('{"max_tokens": 32}')
     assert open_checkpoint(str(folder)).fingerprint != open_checkpoint(models["bert"]).fingerprint
@@ -32,72 +32,76 @@ def test_the_same_weights_have_the_same_fingerprint_wherever_they_lie(folder: Pa
 
 def test_a_model_without_a_question_answering_head_is_refused(folder: Path):
     BertModel.from_pretrained(folder).save_pretrained(folder)
-    refused(folder, "no question-answering head (qa_outputs)", "['BertModel']", "take a checkpoint fine-tuned for")
+    assert_refused(
+        folder, "no question-answering head (qa_outputs)", "['BertModel']", "use a checkpoint fine-tuned for"
+    )
 
 
 @pytest.mark.parametrize("family", ["gpt5", None])
 def test_a_family_that_cannot_answer_questions_is_refused(folder: Path, family: str | None):
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"model_type": family}))
-    refused(folder, f"model_type {family!r}, for which transformers has no question-answering model")
+    assert_refused(folder, f"model_type {family!r}, for which transformers has no question-answering model")
 
 
 def test_pickled_weights_are_not_loaded(folder: Path):
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
-    refused(folder, "only pickled weights (pytorch_model.bin)", "convert with model.save_pretrained(folder)")
+    assert_refused(folder, "only pickled weights (pytorch_model.bin)", "convert with model.save_pretrained(folder)")
     (folder / "pytorch_model.bin").unlink()
-    refused(folder, "no weights in", "qa-ray loads safetensors alone")
+    assert_refused(folder, "no weights in", "qa-ray loads only safetensors")
 
 
 @pytest.mark.parametrize("content", [b"", b"garbage " * 99, b"\1" + b"\0" * 7 + b"5", b"\2" + b"\0" * 7 + b"[]"])
 def test_broken_safetensors_are_refused(folder: Path, content: bytes):
     (folder / "model.safetensors").write_bytes(content)
-    refused(folder, "model.safetensors' is no safetensors file; copy it again")
+    assert_refused(folder, "model.safetensors' is not a safetensors file; copy it again")
 
 
-def test_weights_that_were_cut_off_are_refused(folder: Path):
+def test_truncated_weights_are_refused(folder: Path):
     content = (folder / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(content[:-1000])
-    refused(folder, f"was cut off after {len(content) - 1000:,} of {len(content):,} bytes; copy it again")
+    assert_refused(folder, f"is truncated to {len(content) - 1000:,} of {len(content):,} bytes; copy it again")
 
 
 def test_a_model_without_a_tokenizer_is_refused(folder: Path):
     (folder / "tokenizer.json").write_text("{")
-    refused(folder, "no tokenizer can be loaded", "tokenizer.save_pretrained(folder)")
+    assert_refused(folder, "no tokenizer can be loaded", "tokenizer.save_pretrained(folder)")
     for file in folder.glob("tokenizer*"):
         file.unlink()
-    refused(folder, "no tokenizer in", "save it there with tokenizer.save_pretrained(folder)")
+    assert_refused(folder, "no tokenizer in", "save it there with tokenizer.save_pretrained(folder)")
 
 
 @pytest.mark.parametrize(
     ("file", "content", "messages"),
     [
         ("config.json", "{", ["config.json' is not JSON", "save the model again"]),
-        ("config.json", "[]", ["config.json' holds no JSON object; save the model again"]),
+        ("config.json", "[]", ["config.json' is not a JSON object; save the model again"]),
         ("config.json", None, ["has no config.json; give the folder that save_pretrained wrote"]),
-        ("qa_ray.json", "[]", ["qa_ray.json' holds no JSON object"]),
+        ("qa_ray.json", "[]", ["qa_ray.json' is not a JSON object"]),
         ("qa_ray.json", '{"max_tokens": "x"}', ["qa_ray.json: max_tokens: Input should be a valid integer", "not 'x'"]),
     ],
 )
-def test_broken_json_beside_the_weights_is_told(folder: Path, file: str, content: str | None, messages: list[str]):
+def test_invalid_json_beside_the_weights_is_reported(folder: Path, file: str, content: str | None, messages: list[str]):
     (folder / file).unlink()
     if content is not None:
         (folder / file).write_text(content)
-    refused(folder, *messages)
+    assert_refused(folder, *messages)
 
 
-def test_paths_that_do_not_exist_are_told(tmp_path: Path):
+def test_missing_paths_are_reported(tmp_path: Path):
     message = "no such folder; give 'default', a folder, a URI or a hub id such as 'org/name'"
-    refused(tmp_path / "nothing", message)
-    refused("../nothing/here", message)
+    assert_refused(tmp_path / "nothing", message)
+    assert_refused("../nothing/here", message)
     (tmp_path / "empty").mkdir()
-    refused(tmp_path / "empty", "has no config.json")
-    refused("memory://nothing/here", "cannot be fetched (", "check the URI")
+    assert_refused(tmp_path / "empty", "has no config.json")
+    assert_refused("memory://nothing/here", "cannot be fetched (", "check the URI")
 
 
-def test_an_unknown_hub_id_is_told(monkeypatch: pytest.MonkeyPatch):
+def test_an_unknown_hub_id_is_reported(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    refused("no-such-org/no-such-model", "no such folder here, and the hub did not give it (", "check the name and the")
+    assert_refused(
+        "no-such-org/no-such-model", "no such folder, and it cannot be downloaded from the hub (", "check the name"
+    )
 
 
 @pytest.mark.parametrize(
@@ -112,7 +116,7 @@ def test_an_unknown_hub_id_is_told(monkeypatch: pytest.MonkeyPatch):
         ({"max_tokens": 131}, "windows.max_tokens=131: model "),
     ],
 )
-def test_windows_that_the_model_cannot_read_are_told(models: dict[str, str], tmp_path: Path, windows, message: str):
+def test_windows_that_do_not_fit_the_model_are_reported(models: dict[str, str], tmp_path: Path, windows, message: str):
     with raises_error(ConfigError, message):
         make_plan(write_job(tmp_path, models["bert"], windows=windows))
 
@@ -122,13 +126,13 @@ def test_the_largest_overlap_and_the_longest_window_are_allowed(models: dict[str
     assert (plan.settings.max_tokens, plan.settings.overlap_tokens) == (130, 96)
 
 
-def test_settings_of_the_model_are_taken_unless_given(folder: Path, tmp_path: Path):
+def test_the_models_own_settings_apply_unless_overridden(folder: Path, tmp_path: Path):
     (folder / "qa_ray.json").write_text(json.dumps({"max_tokens": 48, "overlap_tokens": 8, "max_question_tokens": 9}))
     plan = make_plan(write_job(tmp_path, str(folder), windows={"overlap_tokens": 4}))
     assert (plan.settings.max_tokens, plan.settings.overlap_tokens, plan.settings.max_question_tokens) == (48, 4, 9)
 
 
-def test_a_cache_that_cannot_be_written_or_is_full_is_told(
+def test_a_cache_that_is_read_only_or_full_is_reported(
     models: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     memory = fsspec.filesystem("memory")
@@ -137,7 +141,7 @@ def test_a_cache_that_cannot_be_written_or_is_full_is_told(
     with small_disk(tmp_path / "ro", options="ro") as disk:
         monkeypatch.setenv("XDG_CACHE_HOME", str(disk))
         with raises_error(
-            ModelError, f"model {uri!r}: no room to keep it in '", "(Read-only file system); set XDG_CACHE_HOME"
+            ModelError, f"model {uri!r}: cannot be cached in '", "(Read-only file system); set XDG_CACHE_HOME"
         ):
             open_checkpoint(uri)
     with small_disk(tmp_path / "full") as disk:

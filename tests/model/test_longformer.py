@@ -1,4 +1,4 @@
-"""LongformerQA against transformers' LongformerForQuestionAnswering, whose logits it must give.
+"""LongformerQA against transformers' LongformerForQuestionAnswering: the same logits and gradients.
 
 Shapes: B windows, T tokens.
 """
@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.testing import assert_close
 from transformers import LongformerConfig, LongformerForQuestionAnswering
 
-from qa_ray.model.longformer import attention_gpu as attention_fused
+from qa_ray.model.longformer import attention_gpu
 from qa_ray.model.longformer.attention_cpu import BLOCK_TOKENS
 from qa_ray.model.longformer.model import LongformerQA
 
@@ -23,20 +23,20 @@ VOCAB_SIZE = 50
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
-    """Models this small take up to thirty times longer with several threads on a busy machine."""
+    """Models this small are up to thirty times slower with several threads on a busy machine."""
     num_threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(num_threads)
 
 
-@pytest.fixture(autouse=True, params=[False, True], ids=["as a CPU", "as a GPU"])
-def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(LongformerQA, "always_fused", request.param)
+@pytest.fixture(autouse=True, params=[False, True], ids=["blockwise", "batched"])
+def attention(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(LongformerQA, "always_batched", request.param)
 
 
 def random_model(attention_window: list[int], **overrides: Any) -> LongformerForQuestionAnswering:
-    """Weights are large, so that attention is far from uniform and logits are far apart."""
+    """A model with large weights, so that attention is far from uniform and logits are far apart."""
     config = LongformerConfig(
         vocab_size=VOCAB_SIZE, hidden_size=32, intermediate_size=64, num_attention_heads=4, max_position_embeddings=900
     )
@@ -49,7 +49,7 @@ def random_model(attention_window: list[int], **overrides: Any) -> LongformerFor
 
 
 def random_windows(lengths: list[int], pad_id: int = 1) -> Tensor:
-    """Right-padded ids, [B, T]; no token has the padding's id, nor 0, the other padding id here."""
+    """Right-padded ids, [B, T]; no token is 0 or 1, the padding ids of these tests."""
     torch.manual_seed(1)
     ids_BT = torch.randint(2, VOCAB_SIZE, (len(lengths), max(lengths)))
     return ids_BT.masked_fill(~is_real(lengths), pad_id)
@@ -70,7 +70,7 @@ def transformers_logits(
 def our_logits(
     model: LongformerForQuestionAnswering, ids_BT: Tensor, lengths: list[int], num_global: list[int]
 ) -> tuple[Tensor, Tensor]:
-    """The logits of windows that lie end to end, put back into rows; those of padding are 0."""
+    """The logits of packed windows, padded again to [B, T] with 0."""
     is_real_BT = is_real(lengths).to(ids_BT.device)
     logits = LongformerQA.from_transformers(model)(ids_BT[is_real_BT], lengths, num_global)
     start_BT, end_BT = (
@@ -89,7 +89,7 @@ def assert_same(
 
 
 def assert_same_as_transformers(model: LongformerForQuestionAnswering, lengths: list[int], num_global: list[int]):
-    """In float32, whose rounding these large weights amplify, and more strictly in float64."""
+    """In float32, whose rounding errors these large weights amplify, and more strictly in float64."""
     ids_BT = random_windows(lengths, model.longformer.embeddings.padding_idx)
     for cast, tolerance in ((model.float, 1e-4), (model.double, 1e-5)):
         cast()
@@ -102,7 +102,7 @@ def assert_same_as_transformers(model: LongformerForQuestionAnswering, lengths: 
     "num_tokens",
     [
         *(1, 2, 7, 8, 9, 15, 16, 17, 18, 40, BLOCK_TOKENS + 4, BLOCK_TOKENS + 5, 3 * BLOCK_TOKENS + 21),
-        *(attention_fused.BLOCK_TOKENS + 4, attention_fused.BLOCK_TOKENS + 5, 3 * attention_fused.BLOCK_TOKENS + 21),
+        *(attention_gpu.BLOCK_TOKENS + 4, attention_gpu.BLOCK_TOKENS + 5, 3 * attention_gpu.BLOCK_TOKENS + 21),
     ],
 )
 @pytest.mark.parametrize("attention_window", [[16, 16], [4, 16, 64]], ids=str)
@@ -110,7 +110,7 @@ def test_logits_are_those_of_transformers_at_every_length(num_tokens: int, atten
     assert_same_as_transformers(random_model(attention_window), [num_tokens], [min(num_tokens, 4)])
 
 
-# transformers takes windows only if each divides the largest, and none of 2.
+# transformers needs attention windows that divide the largest one, and none of 2.
 @given(
     lengths=st.lists(st.integers(1, 120) | st.integers(500, 600), min_size=1, max_size=4),
     attention_window=st.lists(st.sampled_from([4, 8, 32, 64, 256]), min_size=1, max_size=3),
@@ -125,8 +125,8 @@ def test_logits_are_those_of_transformers_for_any_batch(
 
 
 @pytest.mark.parametrize("more", [-1, 0, 1, 2])
-@pytest.mark.parametrize("block", [BLOCK_TOKENS, attention_fused.BLOCK_TOKENS])
-def test_the_reach_may_be_about_a_block(block: int, more: int):
+@pytest.mark.parametrize("block", [BLOCK_TOKENS, attention_gpu.BLOCK_TOKENS])
+def test_the_reach_may_be_near_the_size_of_a_block(block: int, more: int):
     assert_same_as_transformers(random_model([2 * (block + more)]), [3 * block + 21, 2 * block], [4, 9])
 
 
@@ -139,7 +139,7 @@ def test_a_question_may_be_longer_than_a_block():
     assert_same_as_transformers(random_model([16, 8]), lengths, num_global)
 
 
-def test_windows_may_be_all_question():
+def test_windows_may_consist_of_global_tokens_only():
     assert_same_as_transformers(random_model([16, 8]), [30, 20], [30, 20])
 
 
@@ -151,11 +151,11 @@ def test_windows_may_have_no_global_token(lengths: list[int], num_global: list[i
 
 
 @pytest.mark.parametrize("config", [{"hidden_act": "gelu_new"}, {"hidden_act": "relu"}, {"pad_token_id": 0}], ids=str)
-def test_the_config_is_followed(config: dict):
+def test_the_config_is_respected(config: dict):
     assert_same_as_transformers(random_model([16, 8], **config), [50, 33], [5, 9])
 
 
-def test_a_window_may_fill_all_positions_and_no_more():
+def test_a_window_may_use_all_positions_and_no_more():
     model = random_model([16, 8], max_position_embeddings=62)
     assert_same_as_transformers(model, [60], [5])
     with pytest.raises(ValueError, match="a window has 61 tokens, the model has positions for 60"):
@@ -174,7 +174,7 @@ def test_logits_do_not_depend_on_the_rest_of_the_batch():
 
 
 @pytest.mark.parametrize("lengths", [[60, 41], [600, 333]])
-def test_bfloat16_is_as_near_to_float32_as_that_of_transformers(lengths: list[int]):
+def test_bfloat16_is_as_close_to_float32_as_that_of_transformers(lengths: list[int]):
     num_global = [5, 9]
     model, ids_BT, is_real_BT = random_model([32, 8]), random_windows(lengths), is_real(lengths)
     with torch.inference_mode():
@@ -204,29 +204,27 @@ def test_gradients_are_those_of_transformers(lengths: list[int], num_global: lis
         assert_close(ours[name], gradient, atol=1e-4 * largest, rtol=0, msg=lambda text, name=name: f"{name}: {text}")
 
 
-def test_a_cpu_attends_by_hand_to_what_is_not_to_be_trained(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(LongformerQA, "always_fused", False)
-    monkeypatch.delattr("qa_ray.model.longformer.model.all_at_once")
+def test_a_cpu_uses_blockwise_attention_outside_of_training(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(LongformerQA, "always_batched", False)
+    monkeypatch.delattr("qa_ray.model.longformer.model.batched_attention")
     our_logits(random_model([16], attention_probs_dropout_prob=0.1), random_windows([30]), [30], [4])
 
 
 @pytest.mark.parametrize(("num_global", "needs_keys"), [(6, False), (7, True)])
-def test_few_global_tokens_need_no_keys_of_their_own(
-    num_global: int, needs_keys: bool, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setattr(LongformerQA, "always_fused", False)
+def test_few_global_tokens_need_no_global_keys(num_global: int, needs_keys: bool, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(LongformerQA, "always_batched", False)
     model, inputs = random_model([16]), (random_windows([40]), [40], [num_global])  # 4 heads, 32 wide
     layers: Any = model.longformer.encoder.layer
-    asked = []
+    projections = []
     with torch.inference_mode():
         expected = transformers_logits(model, *inputs)
         for name in ("key_global", "value_global"):
-            getattr(layers[0].attention.self, name).register_forward_hook(lambda *_: asked.append(1))
+            getattr(layers[0].attention.self, name).register_forward_hook(lambda *_: projections.append(1))
         assert_same(our_logits(model, *inputs), expected, is_real([40]))
-    assert bool(asked) == needs_keys
+    assert bool(projections) == needs_keys
 
 
-def test_training_drops_out_and_evaluation_does_not():
+def test_dropout_applies_in_training_only():
     model, ids_BT = (
         random_model([16, 8], hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.5),
         random_windows([40]),
@@ -238,7 +236,7 @@ def test_training_drops_out_and_evaluation_does_not():
     assert not torch.equal(reader(*inputs)[0], reader(*inputs)[0])
 
 
-def test_parameters_have_the_names_of_transformers():
+def test_parameters_have_the_same_names_as_in_transformers():
     model = random_model([16, 8])
     assert LongformerQA.from_transformers(model).state_dict().keys() == model.state_dict().keys()
 

@@ -1,4 +1,4 @@
-"""Only one live run may write to an output; a dead one's claim is taken over, wherever it ran."""
+"""A lease lets only one live run write to an output; the lease of a dead run is taken over, wherever that run was."""
 
 import json
 import multiprocessing
@@ -13,52 +13,65 @@ import pytest
 from running import raises_error
 
 from qa_ray.errors import OutputError
-from qa_ray.output import lease as claims
+from qa_ray.output import lease as lease_module
 from qa_ray.output.lease import Lease
+
+NO_SUCH_PID = 2**22 + 1
 
 
 @pytest.fixture(autouse=True)
-def _fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(claims, "BEAT_SECONDS", 0.1)
-    monkeypatch.setattr(claims, "WATCH_SECONDS", 1.0)
+def _short_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease_module, "HEARTBEAT_SECONDS", 0.1)
+    monkeypatch.setattr(lease_module, "WATCH_SECONDS", 1.0)
 
 
-def numbers(output: Path) -> list[str]:
+def holder_files(output: Path) -> list[str]:
     return sorted(path.name for path in (output / "_run" / "leases").glob("*.json"))
 
 
-def leave_a_claim(output: Path, **owner: Any) -> None:
-    """The claim of a run that ended without a word."""
+def leave_a_lease(output: Path, **holder: Any) -> None:
+    """Leaves the lease of a run that was killed; ``holder`` overrides fields of its holder."""
     lease = Lease(str(output))
-    lease._ended.set()
-    lease._beats.join()
+    lease._released.set()
+    lease._heartbeat_thread.join()
     file = output / "_run" / "leases" / "000001.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | owner))
+    file.write_text(json.dumps(json.loads(file.read_text()) | holder))
 
 
-def test_a_claim_that_was_released_leaves_nothing(tmp_path: Path):
+def test_a_released_lease_leaves_no_files(tmp_path: Path):
     Lease(str(tmp_path)).release()
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
-@pytest.mark.parametrize("owner", [{}, {"machine": "another", "process": 1}, {"process": 2**22 + 1}])
-def test_the_claim_of_a_dead_run_is_taken_over(tmp_path: Path, owner: dict[str, Any]):
-    leave_a_claim(tmp_path, **owner)
+def test_a_lease_has_a_holder_file_and_a_heartbeat_that_changes(tmp_path: Path):
     lease = Lease(str(tmp_path))
-    assert numbers(tmp_path) == ["000001.json", "000002.json"]
+    heartbeat = tmp_path / "_run" / "leases" / "000001.heartbeat"
+    contents = set()
+    while len(contents) < 4:  # one may be empty: read while it is written
+        threading.Event().wait(0.02)
+        contents |= {heartbeat.read_text()} if heartbeat.exists() else set()
+    assert holder_files(tmp_path) == ["000001.json"]
+    lease.release()
+
+
+@pytest.mark.parametrize("holder", [{}, {"host": "another", "pid": 1}, {"pid": NO_SUCH_PID}])
+def test_the_lease_of_a_dead_run_is_taken_over(tmp_path: Path, holder: dict[str, Any]):
+    leave_a_lease(tmp_path, **holder)
+    lease = Lease(str(tmp_path))
+    assert holder_files(tmp_path) == ["000001.json", "000002.json"]
     lease.check()
     lease.release()
 
 
-def test_a_claim_that_was_not_written_to_its_end_is_taken_over(tmp_path: Path):
-    leave_a_claim(tmp_path)
+def test_a_lease_whose_holder_file_is_incomplete_is_taken_over(tmp_path: Path):
+    leave_a_lease(tmp_path)
     (tmp_path / "_run" / "leases" / "000001.json").write_text("")
     Lease(str(tmp_path)).release()
 
 
-def test_a_live_run_on_another_machine_is_known_by_its_beat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_live_run_on_another_host_is_recognized_by_its_heartbeat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     lease = Lease(str(tmp_path))
-    monkeypatch.setattr(claims, "_machine", lambda: "another")
+    monkeypatch.setattr(lease_module, "_this_host", lambda: "another")
     with raises_error(OutputError, f"is being written by a live run (process {os.getpid()} on "):
         Lease(str(tmp_path))
     lease.release()
@@ -66,8 +79,8 @@ def test_a_live_run_on_another_machine_is_known_by_its_beat(tmp_path: Path, monk
 
 
 @pytest.fixture(params=["at a terminal", "in the background"])
-def started(request: pytest.FixtureRequest) -> Iterator[None]:
-    """The command line makes a KeyboardInterrupt of SIGTERM; in the background SIGINT is ignored."""
+def signal_handlers(request: pytest.FixtureRequest) -> Iterator[None]:
+    """The command line turns SIGTERM into KeyboardInterrupt; a process in the background ignores SIGINT."""
 
     def interrupt(number: int, frame: object) -> None:
         raise KeyboardInterrupt
@@ -81,40 +94,42 @@ def started(request: pytest.FixtureRequest) -> Iterator[None]:
         signal.signal(number, handler)
 
 
-@pytest.mark.usefixtures("started")
-def test_a_run_that_was_taken_for_dead_is_interrupted_and_may_write_no_more(tmp_path: Path):
+@pytest.mark.usefixtures("signal_handlers")
+def test_a_fenced_run_is_interrupted_and_may_not_write(tmp_path: Path):
     lease = Lease(str(tmp_path))
     (tmp_path / "_run" / "leases" / "000002.json").write_text("{}")
     with pytest.raises(KeyboardInterrupt):
         threading.Event().wait(30)
-    with raises_error(OutputError, "was taken over by another run, because this one gave no sign of life for 1 s"):
+    with raises_error(
+        OutputError, "was taken over by another run, because this run's heartbeat did not change for 1 s; let the other"
+    ):
         lease.check()
     lease.release()
-    assert numbers(tmp_path) == ["000001.json", "000002.json"]  # not ours to remove
+    assert holder_files(tmp_path) == ["000001.json", "000002.json"]  # a fenced run removes nothing
 
 
-def start(output: str, barrier: Any, outcome: Any) -> None:
-    claims.HEARTBEAT_SECONDS, claims.WATCH_SECONDS = 0.1, 5.0
+def acquire(output: str, barrier: Any, outcomes: Any) -> None:
+    lease_module.HEARTBEAT_SECONDS, lease_module.WATCH_SECONDS = 0.1, 5.0
     barrier.wait()
     try:
         lease = Lease(output)
-        outcome.put("runs")
+        outcomes.put("acquired")
         barrier.wait()
         lease.release()
     except OutputError as error:
-        outcome.put("refused" if "is being written by a live run" in str(error) else str(error))
+        outcomes.put("refused" if "is being written by a live run" in str(error) else str(error))
         barrier.wait()
 
 
 @pytest.mark.parametrize("round_", range(5))
-def test_of_runs_that_start_at_the_same_moment_one_runs(tmp_path: Path, round_: int):
+def test_of_runs_that_start_at_the_same_moment_one_acquires_the_lease(tmp_path: Path, round_: int):
     if round_ % 2:
-        leave_a_claim(tmp_path, process=2**22 + 1)
+        leave_a_lease(tmp_path, pid=NO_SUCH_PID)
     fork = multiprocessing.get_context("fork")
-    barrier, outcome = fork.Barrier(4), fork.Queue()
-    starters = [fork.Process(target=start, args=(str(tmp_path), barrier, outcome)) for _ in range(4)]
-    for starter in starters:
-        starter.start()
-    assert sorted(outcome.get(timeout=60) for _ in starters) == ["refused"] * 3 + ["runs"]
-    for starter in starters:
-        starter.join()
+    barrier, outcomes = fork.Barrier(4), fork.Queue()
+    runs = [fork.Process(target=acquire, args=(str(tmp_path), barrier, outcomes)) for _ in range(4)]
+    for run in runs:
+        run.start()
+    assert sorted(outcomes.get(timeout=60) for _ in runs) == ["acquired"] + ["refused"] * 3
+    for run in runs:
+        run.join()

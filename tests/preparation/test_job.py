@@ -1,4 +1,4 @@
-"""qa_ray.preparation.job: what is checked, counted and set aside, and how the tables are published."""
+"""qa_ray.preparation.job: what is checked, counted and rejected, and how the tables are published."""
 
 import json
 import re
@@ -16,7 +16,7 @@ from source_files import article, ids, paragraph, qa, rows, squad, write_json
 
 from qa_ray.errors import InputError, OutputError
 from qa_ray.preparation import job as module
-from qa_ray.preparation.job import Prepared, prepare
+from qa_ray.preparation.job import PreparedTables, prepare
 from qa_ray.schemas import DOCUMENTS, QUESTIONS, REJECTS
 
 
@@ -55,7 +55,7 @@ def test_version_2_gold_is_a_list_an_empty_list_or_null(tmp_path: Path):
         ("c", twice, None),
         ("7", None, None),
     ]
-    assert result == Prepared(
+    assert result == PreparedTables(
         layout="squad",
         documents=1,
         questions=4,
@@ -68,7 +68,7 @@ def test_version_2_gold_is_a_list_an_empty_list_or_null(tmp_path: Path):
     assert "read as squad: 1 documents, 4 questions, 0 rejects" in str(result)
 
 
-def test_the_schemas_begin_as_in_records(tmp_path: Path):
+def test_the_tables_begin_with_the_columns_of_the_schemas(tmp_path: Path):
     prepare(write_json(tmp_path / "dev.json", squad(article("A", paragraph("x", qa("1"))))), f"{tmp_path}/out")
     documents, questions = (
         pq.read_schema(tmp_path / "out" / name / "part-00000.parquet") for name in ("documents", "questions")
@@ -79,7 +79,7 @@ def test_the_schemas_begin_as_in_records(tmp_path: Path):
     assert questions.names[len(QUESTIONS) :] == ["title", "is_impossible"]
 
 
-def test_one_question_id_may_stand_in_two_documents_but_not_twice_in_one(tmp_path: Path):
+def test_a_question_id_may_occur_in_two_documents_but_not_twice_in_one(tmp_path: Path):
     twice = [paragraph("x", qa("1")), paragraph("y", qa("1", "Where?"))]
     source = write_json(tmp_path / "dev.json", squad(article("T", *twice)))
     assert prepare(source, f"{tmp_path}/out").questions == 2
@@ -96,14 +96,14 @@ def test_misplaced_answers_are_kept_and_counted(tmp_path: Path):
     assert [answer["start_char"] for answer in rows(tmp_path / "out", "questions")[0]["answers"]] == starts
 
 
-def test_empty_texts_and_questions_are_left_to_the_answer_job(tmp_path: Path):
+def test_empty_texts_and_questions_are_kept_for_the_answer_job_to_reject(tmp_path: Path):
     result = prepare(
         write_json(tmp_path / "dev.json", squad(article("T", paragraph("", qa("1", ""))))), f"{tmp_path}/out"
     )
     assert (result.documents, result.questions, result.rejects) == (1, 1, 0)
 
 
-def test_lone_surrogates_are_set_aside_with_their_position_and_neighbours_stay(tmp_path: Path):
+def test_rows_with_lone_surrogates_are_rejected_with_the_position_and_other_rows_are_kept(tmp_path: Path):
     bad = "ab\ud83d"
     source = write_json(
         tmp_path / "dev.json",
@@ -124,8 +124,8 @@ def test_lone_surrogates_are_set_aside_with_their_position_and_neighbours_stay(t
         ("Vab\\ud83d#1", None),
     ]
     assert {(row["stage"], row["reason"]) for row in rejects} == {("prepare", "invalid_unicode")}
-    assert rejects[0]["detail"] == "question: character 2 is the lone surrogate U+D83D; mend the source"
-    assert rejects[2]["detail"] == "text: character 2 is the lone surrogate U+D83D; mend the source"
+    assert rejects[0]["detail"] == "question: character 2 is the lone surrogate U+D83D; fix the source"
+    assert rejects[2]["detail"] == "text: character 2 is the lone surrogate U+D83D; fix the source"
     assert pq.read_schema(tmp_path / "out" / "rejects" / "part-00000.parquet") == REJECTS
 
 
@@ -139,13 +139,13 @@ def test_row_groups_are_small_and_files_bounded(tmp_path: Path, monkeypatch: pyt
         footers = [pq.read_metadata(file) for file in sorted((tmp_path / "out" / table).iterdir())]
         return [[footer.row_group(i).num_rows for i in range(footer.num_row_groups)] for footer in footers]
 
-    # 600 short ones; then 600,000 characters each, of which no two fit into a group; the long one stands alone.
+    # 600 short texts; then texts of 600,000 characters, no two of which fit into a group; the long one has its own.
     assert groups("documents") == [[256, 256, 89, 1, 1, 1, 1, 1], [2]]
     assert groups("questions") == [[10_000, 944]]
     assert [len(row["text"]) for row in rows(tmp_path / "out", "documents")] == sizes
 
 
-def test_an_id_asked_of_all_must_not_return_in_one_document(letters: Path, tmp_path: Path):
+def test_the_id_of_a_question_to_every_document_is_refused_for_a_single_document_too(letters: Path, tmp_path: Path):
     questions = tmp_path / "q.jsonl"
     questions.write_text('{"question": "Who?"}\n{"question": "Where?", "question_id": "q1", "document_id": "a"}\n')
     with pytest.raises(
@@ -159,7 +159,7 @@ def test_an_id_asked_of_all_must_not_return_in_one_document(letters: Path, tmp_p
         prepare(str(letters), f"{tmp_path}/out", questions=str(questions))
 
 
-def test_a_prefix_tells_two_sources_apart_that_have_the_same_ids(letters: Path, tmp_path: Path):
+def test_a_prefix_distinguishes_two_sources_with_the_same_ids(letters: Path, tmp_path: Path):
     (letters / "questions.jsonl").write_text('{"question": "Who?", "document_id": "a"}\n')
     for prefix in ("", "more/"):
         prepare(
@@ -174,10 +174,10 @@ def test_a_prefix_tells_two_sources_apart_that_have_the_same_ids(letters: Path, 
     assert rows(tmp_path / "more/out", "questions")[0]["document_id"] == "more/a"
 
 
-# ---- the place of the tables
+# ---- Publishing
 
 
-def test_an_earlier_prepare_is_replaced_and_what_stands_beside_it_stays(letters: Path, tmp_path: Path):
+def test_an_earlier_prepare_is_replaced_and_other_files_are_kept(letters: Path, tmp_path: Path):
     out = tmp_path / "out"
     (out / "mine").mkdir(parents=True)
     (out / "mine" / "notes.txt").touch()
@@ -206,7 +206,7 @@ def test_tables_that_prepare_did_not_write_are_never_touched(letters: Path, tmp_
     assert other.read_text() == "mine"
 
 
-def test_a_failed_prepare_leaves_the_earlier_tables_whole(letters: Path, tmp_path: Path):
+def test_a_failed_prepare_leaves_the_earlier_tables_unchanged(letters: Path, tmp_path: Path):
     prepare(str(letters), f"{tmp_path}/out")
     before = {file: file.read_bytes() for file in (tmp_path / "out").rglob("*") if file.is_file()}
     twice = write_json(tmp_path / "dev.json", squad(article("T", paragraph("x", qa("1"), qa("1")))))
@@ -235,7 +235,7 @@ def test_a_prepare_killed_between_two_moves_can_be_run_again(
     assert again().questions == 1
 
 
-def test_what_a_killed_prepare_had_staged_does_not_get_into_the_tables(letters: Path, tmp_path: Path):
+def test_files_staged_by_a_killed_prepare_are_not_published(letters: Path, tmp_path: Path):
     stale = tmp_path / "out" / "_preparing" / "documents" / "part-00009.parquet"
     stale.parent.mkdir(parents=True)
     stale.touch()
@@ -246,7 +246,7 @@ def test_what_a_killed_prepare_had_staged_does_not_get_into_the_tables(letters: 
 def test_an_output_that_cannot_be_written_is_an_output_error(letters: Path, tmp_path: Path):
     (tmp_path / "out").touch()
     with pytest.raises(
-        OutputError, match=r"output: cannot write .*; free some room or give another place with output=…"
+        OutputError, match=r"output: cannot write .*; free some space or give another place with output=…"
     ):
         prepare(str(letters), f"{tmp_path}/out/deep")
 
@@ -268,7 +268,8 @@ def test_sources_and_output_may_be_uris():
 
 
 def test_importing_prepare_loads_no_heavy_library():
-    code = "import sys, qa_ray.preparation.job; print([n for n in ('datasets', 'torch', 'ray') if n in sys.modules])"
+    heavy = "'datasets', 'torch', 'transformers', 'ray'"
+    code = f"import sys, qa_ray.preparation.job; print([name for name in ({heavy}) if name in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 

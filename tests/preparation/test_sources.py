@@ -1,4 +1,4 @@
-"""SQuAD JSON, text files and data sets -> documents and questions, and the mistakes in them."""
+"""SQuAD JSON, text files and data sets are read into documents and questions, and their mistakes are reported."""
 
 import json
 import re
@@ -18,7 +18,7 @@ from qa_ray.preparation.job import prepare
 # ---- SQuAD
 
 
-def test_documents_of_equal_or_missing_titles_get_ids_of_their_own(tmp_path: Path):
+def test_documents_with_equal_or_missing_titles_get_unique_ids(tmp_path: Path):
     two = [paragraph("x"), paragraph("y")]
     write_json(
         tmp_path / "in" / "a.json", squad(article("T", *two), article(None, paragraph("z")), {"paragraphs": two[:1]})
@@ -34,7 +34,7 @@ def test_documents_of_equal_or_missing_titles_get_ids_of_their_own(tmp_path: Pat
     assert ids(tmp_path / "out") == first
 
 
-def test_a_paragraph_keeps_its_own_id_made_unique(tmp_path: Path):
+def test_a_paragraph_with_an_id_keeps_it_and_equal_ids_are_made_unique(tmp_path: Path):
     own = [
         paragraph("x", id="DEV_0"),
         paragraph("y", document_id=3),
@@ -62,7 +62,7 @@ def paragraphs(draw: st.DrawFn) -> dict[str, Any]:
 articles = st.lists(st.builds(article, st.none() | texts, st.lists(paragraphs(), max_size=3)), min_size=1, max_size=3)
 
 
-def numbered(content: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def with_question_ids(content: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The articles with their paragraphs unpacked and question ids given."""
     content = [article(each["title"], *each["paragraphs"][0]) for each in content]
     qas = [qa for each in content for part in each["paragraphs"] for qa in part["qas"]]
@@ -73,8 +73,8 @@ def numbered(content: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 @settings(max_examples=40, deadline=None)
 @given(content=articles)
-def test_squad_texts_offsets_and_ids_come_back_as_they_were(tmp_path_factory: pytest.TempPathFactory, content: list):
-    folder, content = tmp_path_factory.mktemp("squad"), numbered(content)
+def test_squad_texts_offsets_and_ids_are_unchanged(tmp_path_factory: pytest.TempPathFactory, content: list):
+    folder, content = tmp_path_factory.mktemp("squad"), with_question_ids(content)
     parts = [part for each in content for part in each["paragraphs"]]
     source = write_json(folder / "dev.json", squad(*content))
     if not parts:
@@ -110,8 +110,10 @@ def test_squad_texts_offsets_and_ids_come_back_as_they_were(tmp_path_factory: py
 
 @settings(max_examples=40, deadline=None)
 @given(content=articles)
-def test_joined_paragraphs_keep_every_gold_at_its_offset(tmp_path_factory: pytest.TempPathFactory, content: list):
-    folder, content = tmp_path_factory.mktemp("joined"), numbered(content)
+def test_gold_answers_of_joined_paragraphs_get_the_right_offsets(
+    tmp_path_factory: pytest.TempPathFactory, content: list
+):
+    folder, content = tmp_path_factory.mktemp("joined"), with_question_ids(content)
     result = prepare(write_json(folder / "dev.json", squad(*content)), f"{folder}/out", join=True)
     documents = {row["document_id"]: row["text"] for row in rows(folder / "out", "documents")}
     assert list(documents.values()) == ["\n\n".join(part["context"] for part in each["paragraphs"]) for each in content]
@@ -121,10 +123,10 @@ def test_joined_paragraphs_keep_every_gold_at_its_offset(tmp_path_factory: pytes
     assert result.misplaced_answers == 0
 
 
-# ---- text files
+# ---- Text files
 
 
-def test_text_files_become_documents_named_by_their_path(tmp_path: Path):
+def test_text_files_become_documents_whose_ids_are_their_paths(tmp_path: Path):
     for name, content in {
         "in/a.txt": b"\xef\xbb\xbfone\r\ntwo\n",
         "in/a.md": "三 🦊".encode(),
@@ -149,7 +151,7 @@ def test_text_files_become_documents_named_by_their_path(tmp_path: Path):
     assert ids(tmp_path / "out") == ["a"]
 
 
-def test_questions_of_a_text_file_are_asked_of_every_document(letters: Path, tmp_path: Path):
+def test_questions_from_a_text_file_are_asked_of_every_document(letters: Path, tmp_path: Path):
     (letters / "questions.txt").write_bytes("\ufeffWho?\r\n\r\n  Where? \n".encode())
     prepare(str(letters), f"{tmp_path}/out", questions=f"{letters}/questions.txt")
     assert [tuple(row.values()) for row in rows(tmp_path / "out", "questions")] == [
@@ -159,7 +161,7 @@ def test_questions_of_a_text_file_are_asked_of_every_document(letters: Path, tmp
     assert ids(tmp_path / "out") == ["a"]
 
 
-def test_a_file_that_is_not_utf_8_is_set_aside_with_the_questions_bound_to_it(letters: Path, tmp_path: Path):
+def test_a_file_that_is_not_utf_8_is_rejected_with_the_questions_about_it(letters: Path, tmp_path: Path):
     questions = tmp_path / "q.jsonl"
     lines: list[dict[str, Any]] = [
         {
@@ -181,11 +183,11 @@ def test_a_file_that_is_not_utf_8_is_set_aside_with_the_questions_bound_to_it(le
         ("5", None, None, None, None, None),
         ("q1", "Who?", "a", [{"text": "Ada", "start_char": 0}], "person", 1.0),
     ]
-    found = {
+    rejects = {
         row["question_id"]: (row["document_id"], row["reason"], row["detail"])
         for row in rows(tmp_path / "out", "rejects")
     }
-    assert found == {
+    assert rejects == {
         "q2": (
             "b",
             "invalid_unicode",
@@ -196,11 +198,11 @@ def test_a_file_that_is_not_utf_8_is_set_aside_with_the_questions_bound_to_it(le
             "unknown_document",
             f"no text file 'a.txt' in '{letters}'; ids are paths in it without their suffix",
         ),
-        "q5": (None, "invalid_unicode", "question: character 0 is the lone surrogate U+D800; mend the source"),
+        "q5": (None, "invalid_unicode", "question: character 0 is the lone surrogate U+D800; fix the source"),
     }
 
 
-def test_questions_come_from_parquet_with_their_other_columns(letters: Path, tmp_path: Path):
+def test_questions_are_read_from_parquet_with_their_other_columns(letters: Path, tmp_path: Path):
     gold = {"text": ["Ada", "here"], "answer_start": [0, 9]}
     table = pa.table(
         {"question_id": [1, 2], "question": ["Who?", "Where?"], "answers": [gold, None], "clause": ["x", "y"]}
@@ -214,7 +216,7 @@ def test_questions_come_from_parquet_with_their_other_columns(letters: Path, tmp
     assert (result.gold_answers, result.misplaced_answers) == (2, 0)
 
 
-# ---- data sets
+# ---- Data sets
 
 
 def hub_row(question_id: str, text: str, answers: Any = None, **more: object) -> dict[str, Any]:
@@ -237,7 +239,7 @@ def write_lines(path: Path, lines: list[dict[str, Any]]) -> str:
 
 
 @pytest.mark.usefixtures("cache")
-def test_a_local_jsonl_is_read_through_datasets_and_equal_texts_are_one_document(tmp_path: Path):
+def test_local_json_lines_are_read_by_datasets_and_equal_texts_are_one_document(tmp_path: Path):
     gold = {"text": ["Ada 🦊"], "answer_start": [0]}
     lines = [
         hub_row("1", "Ada 🦊", gold, n=1),
@@ -257,7 +259,7 @@ def test_a_local_jsonl_is_read_through_datasets_and_equal_texts_are_one_document
 
 
 @pytest.mark.usefixtures("cache")
-def test_columns_map_our_names_to_those_of_the_data_set(tmp_path: Path):
+def test_columns_of_a_data_set_are_mapped_to_ours(tmp_path: Path):
     lines = [{"name": "N", "passage": text, "q": f"{text}?"} for text in ("a", "b", "a")]
     columns = {"text": "passage", "question": "q", "document_id": "name"}
     prepare(write_lines(tmp_path / "dev.jsonl", lines), f"{tmp_path}/out", columns=columns)
@@ -270,7 +272,7 @@ def test_columns_map_our_names_to_those_of_the_data_set(tmp_path: Path):
 
 
 @pytest.mark.usefixtures("cache")
-def test_of_several_splits_one_must_be_named(tmp_path: Path):
+def test_a_split_must_be_named_if_there_are_several(tmp_path: Path):
     for split in ("train", "test"):
         write_lines(tmp_path / "in" / f"{split}.jsonl", [hub_row(split, split)])
     prepare(f"{tmp_path}/in", f"{tmp_path}/out", split="test")
@@ -284,13 +286,13 @@ def test_of_several_splits_one_must_be_named(tmp_path: Path):
 
 
 @pytest.mark.usefixtures("cache")
-def test_a_column_that_is_not_there_is_named_with_those_that_are(tmp_path: Path):
+def test_the_error_for_a_missing_column_lists_the_existing_ones(tmp_path: Path):
     source = write_lines(tmp_path / "dev.jsonl", [{"passage": "a", "question": "Who?"}])
     expected = "no column 'context' for 'text', only passage, question; name the right one with columns={'text': …}"
     with pytest.raises(InputError, match=re.escape(expected)):
         prepare(source, f"{tmp_path}/out")
     with pytest.raises(
-        ConfigError, match="columns: 'context' is none of our names; map some of document_id, question, answers, "
+        ConfigError, match="columns: 'context' is unknown; the names to map are document_id, question, answers, "
     ):
         prepare(source, f"{tmp_path}/out", columns={"context": "passage"})
 

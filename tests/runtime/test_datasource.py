@@ -1,4 +1,4 @@
-"""What the read tasks of a run read, without Ray: row groups gathered into tasks, tasks into tables."""
+"""Read tasks of a run, without Ray: row groups are packed into tasks, tasks yield tables."""
 
 from pathlib import Path
 
@@ -11,10 +11,10 @@ from models import TEXT
 from running import write_job
 
 from qa_ray.answering.plan import make_plan
-from qa_ray.io import document_table as inputs
+from qa_ray.io import document_table
 from qa_ray.io.document_table import DocumentTable, RowGroup, open_documents, sample
-from qa_ray.runtime import datasource as scan
-from qa_ray.runtime.datasource import TASK_BYTES, TASK_GROUPS, Scan, gathered
+from qa_ray.runtime import datasource
+from qa_ray.runtime.datasource import TASK_BYTES, TASK_GROUPS, DocumentDatasource, pack_row_groups
 
 COLUMNS = {"document_id": "document_id", "text": "text"}
 STORAGE = {
@@ -28,41 +28,41 @@ STORAGE = {
 
 
 @given(st.lists(st.integers(0, 2 * TASK_BYTES) | st.integers(0, 10), max_size=400))
-def test_row_groups_are_gathered_in_their_order_and_none_is_lost(sizes: list[int]):
+def test_row_groups_are_packed_in_order_and_none_is_lost(sizes: list[int]):
     groups = [RowGroup("a", number, 1, 0, size) for number, size in enumerate(sizes)]
-    tasks = gathered(groups)
+    tasks = pack_row_groups(groups)
     assert [group for task in tasks for group in task] == groups
     for task in tasks:
         assert len(task) == 1 or (len(task) <= TASK_GROUPS and sum(group.num_bytes for group in task) <= TASK_BYTES)
 
 
-def test_views_are_read_as_large_strings(tmp_path: Path):
+def test_string_views_are_read_as_large_strings(tmp_path: Path):
     columns = {"document_id": ["a", "b"], "text": ["über", None], "more": ["x", "y"]}
     table = pa.table({name: pa.array(values, pa.string_view()) for name, values in columns.items()})
     pq.write_table(table, tmp_path / "documents.parquet")
     documents = open_documents(str(tmp_path), COLUMNS)
-    (task,) = Scan(documents, documents.row_groups, STORAGE).get_read_tasks(1)
+    (task,) = DocumentDatasource(documents, documents.row_groups, STORAGE).get_read_tasks(1)
     (block,) = task()
     assert block.to_pydict() == columns
     assert set(block.schema.types) == {pa.large_string()} == set(documents.schema.types)
 
 
-def test_few_values_that_take_many_bytes_are_read_some_rows_at_a_time(tmp_path: Path):
+def test_dictionary_encoded_texts_are_read_in_batches_of_bounded_size(tmp_path: Path):
     rows = {"document_id": [str(i) for i in range(5_000)], "text": ["-" * 1_000] * 5_000}
     pq.write_table(pa.table(rows), tmp_path / "documents.parquet")
     documents = open_documents(str(tmp_path), COLUMNS)
-    (task,) = Scan(documents, documents.row_groups, STORAGE).get_read_tasks(1)
+    (task,) = DocumentDatasource(documents, documents.row_groups, STORAGE).get_read_tasks(1)
     assert documents.row_groups[0].num_bytes < 100_000
     assert [block.num_rows for block in task()] == [1_024, 1_024, 1_024, 1_024, 904]
 
 
-def test_a_thousand_small_files_are_some_tasks():
-    assert len(gathered([RowGroup(f"{i}", 0, 1, 30, 60) for i in range(1_000)])) == -(-1_000 // TASK_GROUPS)
+def test_a_thousand_small_files_are_packed_into_a_few_tasks():
+    assert len(pack_row_groups([RowGroup(f"{i}", 0, 1, 30, 60) for i in range(1_000)])) == -(-1_000 // TASK_GROUPS)
 
 
 @pytest.fixture
 def lake(tmp_path: Path) -> DocumentTable:
-    """Twenty files of one to three row groups, each file with metadata of its own."""
+    """Twenty files of one to three row groups, each file with its own metadata."""
     for file in range(20):
         rows = {"text": [f"{TEXT} {file}.{row}" for row in range(5)], "kept": [*range(5)], "left": [b"-"] * 5}
         table = pa.table({"document_id": [f"d{file:02}.{row}" for row in range(5)]} | rows)
@@ -74,18 +74,18 @@ def lake(tmp_path: Path) -> DocumentTable:
     return open_documents(str(tmp_path / "documents"), COLUMNS, keep=["kept"])
 
 
-def test_long_documents_are_read_first_and_others_in_their_order(lake: DocumentTable):
+def test_long_documents_are_read_first_and_similar_lengths_keep_their_order(lake: DocumentTable):
     means = [600, 1_000, 100, 90_000, 120, 80_000, 700]
     groups = [RowGroup(str(mean), 0, 10, 10 * mean, TASK_BYTES) for mean in means]
-    tasks = Scan(lake, groups, STORAGE).tasks
+    tasks = DocumentDatasource(lake, groups, STORAGE).tasks
     assert [int(group.path) for (group,) in tasks] == [90_000, 80_000, 600, 1_000, 700, 100, 120]
 
 
 @pytest.mark.parametrize("limit", [1, 2_000, 1_000_000])
-def test_the_tasks_read_every_row_once(lake: DocumentTable, limit: int, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(scan, "TASK_BYTES", limit)
-    monkeypatch.setattr(inputs, "BATCH_BYTES", limit)
-    tasks = Scan(lake, lake.row_groups, STORAGE).get_read_tasks(1)
+def test_the_tasks_read_every_row_exactly_once(lake: DocumentTable, limit: int, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(datasource, "TASK_BYTES", limit)
+    monkeypatch.setattr(document_table, "BATCH_BYTES", limit)
+    tasks = DocumentDatasource(lake, lake.row_groups, STORAGE).get_read_tasks(1)
     table = pa.concat_tables(block for task in tasks for block in task())
     assert table.column_names == ["document_id", "text", "kept"]
     assert sorted(table["document_id"].to_pylist()) == [f"d{file:02}.{row}" for file in range(20) for row in range(5)]
@@ -95,23 +95,25 @@ def test_the_tasks_read_every_row_once(lake: DocumentTable, limit: int, monkeypa
     assert sum(task.metadata.num_rows or 0 for task in tasks) == table.num_rows
 
 
-def test_pages_too_large_for_the_driver_are_not_sampled(lake: DocumentTable, monkeypatch: pytest.MonkeyPatch):
+def test_row_groups_with_pages_too_large_for_the_driver_are_not_sampled(
+    lake: DocumentTable, monkeypatch: pytest.MonkeyPatch
+):
     largest = max(lake.row_groups, key=lambda group: group.text_bytes)
-    monkeypatch.setattr(inputs, "SAMPLED_GROUPS", 1_000)
+    monkeypatch.setattr(document_table, "SAMPLED_GROUPS", 1_000)
     assert len(list(sample(lake, 1_000))) == lake.num_documents
-    monkeypatch.setattr(inputs, "MAX_SAMPLED_PAGE_BYTES", largest.text_bytes)
-    as_large = [group for group in lake.row_groups if group.text_bytes == largest.text_bytes]
-    rest = lake.num_documents - sum(group.num_rows for group in as_large)
-    assert 0 < len(list(sample(lake, 1_000))) == rest
+    monkeypatch.setattr(document_table, "MAX_SAMPLED_PAGE_BYTES", largest.text_bytes)
+    skipped = [group for group in lake.row_groups if group.text_bytes == largest.text_bytes]
+    num_sampled = lake.num_documents - sum(group.num_rows for group in skipped)
+    assert 0 < len(list(sample(lake, 1_000))) == num_sampled
 
 
-def test_a_plan_without_a_sample_takes_all_documents_to_be_alike(
+def test_a_plan_without_a_sample_estimates_windows_from_the_mean_document_length(
     tmp_path: Path, models: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ):
     questions = [{"question_id": "q", "question": "Who?"}]
     documents = [{"document_id": f"d{i}", "text": TEXT * 20} for i in range(9)]
     config = write_job(tmp_path, models["bert"], (documents,), questions)
     sampled = make_plan(config)
-    monkeypatch.setattr(inputs, "MAX_SAMPLED_PAGE_BYTES", 0)
+    monkeypatch.setattr(document_table, "MAX_SAMPLED_PAGE_BYTES", 0)
     estimated = make_plan(config)
     assert sampled.num_windows / 3 < estimated.num_windows < sampled.num_windows * 3

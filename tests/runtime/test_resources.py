@@ -1,5 +1,6 @@
-"""What a run gets of a machine, and what it says where it gets nothing."""
+"""The resources that a run gets from its nodes, and the errors where they are too few."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -7,8 +8,8 @@ from running import command_line, fill, small_disk, write_config, write_job
 
 from qa_ray.config import RunnerSettings
 from qa_ray.errors import ConfigError
-from qa_ray.runtime.resources import share
-from qa_ray.runtime.session import warn_if_open
+from qa_ray.runtime.resources import allocate_on_nodes
+from qa_ray.runtime.session import num_cores, warn_if_open
 
 HEAD = {"CPU": 2.0, "memory": 8e9}
 A100 = {"CPU": 8.0, "GPU": 4.0, "memory": 64e9, "accelerator_type:A100": 1.0}
@@ -16,7 +17,7 @@ T4 = {"CPU": 4.0, "GPU": 1.0, "memory": 16e9, "accelerator_type:T4": 1.0}
 
 
 @pytest.mark.parametrize(("options", "reason"), [("ro", "Read-only file system"), ("rw", "No space left on device")])
-def test_a_scratch_folder_that_ray_cannot_write_is_told(
+def test_a_scratch_folder_that_ray_cannot_write_is_a_config_error(
     tmp_path: Path, models, monkeypatch: pytest.MonkeyPatch, options: str, reason: str
 ):
     path, log = write_config(tmp_path, write_job(tmp_path, models["bert"])), tmp_path / "log"
@@ -30,7 +31,7 @@ def test_a_scratch_folder_that_ray_cannot_write_is_told(
     assert f"Ray's scratch folder '{disk}' cannot be written ({reason}); make room there, or set RAY_TMPDIR " in message
 
 
-def test_a_cluster_that_cannot_be_reached_is_told_at_once(tmp_path: Path, models, monkeypatch: pytest.MonkeyPatch):
+def test_a_cluster_that_cannot_be_reached_is_an_error_at_once(tmp_path: Path, models, monkeypatch: pytest.MonkeyPatch):
     path, log = write_config(tmp_path, write_job(tmp_path, models["bert"])), tmp_path / "log"
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
     with command_line(path, log) as process:
@@ -40,7 +41,7 @@ def test_a_cluster_that_cannot_be_reached_is_told_at_once(tmp_path: Path, models
 
 
 @pytest.mark.parametrize(
-    ("dashboard", "mode", "is_told"),
+    ("dashboard", "mode", "warns"),
     [
         ("10.0.0.1:8265", "", True),
         ("10.0.0.1:8265", "token", False),
@@ -49,11 +50,21 @@ def test_a_cluster_that_cannot_be_reached_is_told_at_once(tmp_path: Path, models
         ("", "", False),
     ],
 )
-def test_a_dashboard_that_is_open_to_others_is_told(
-    caplog: pytest.LogCaptureFixture, dashboard: str, mode: str, is_told: bool
+def test_a_dashboard_that_others_can_reach_without_a_token_gives_a_warning(
+    caplog: pytest.LogCaptureFixture, dashboard: str, mode: str, warns: bool
 ):
     warn_if_open(dashboard, {"RAY_AUTH_MODE": mode} if mode else {})
-    assert ("whoever reaches it can run programs on this cluster" in caplog.text) == is_told
+    assert ("anyone who can reach it can run programs on this cluster" in caplog.text) == warns
+
+
+@pytest.mark.parametrize(("num_cpus", "expected"), [(3, 3), (None, 1)])
+def test_without_an_affinity_mask_as_on_macos_all_cores_are_used(
+    monkeypatch: pytest.MonkeyPatch, num_cpus: int | None, expected: int
+):
+    assert 1 <= num_cores() <= (os.cpu_count() or 1)
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: num_cpus)
+    assert num_cores() == expected
 
 
 @pytest.mark.parametrize(
@@ -69,9 +80,9 @@ def test_a_dashboard_that_is_open_to_others_is_told(
     ],
     ids=str,
 )
-def test_actors_follow_what_the_nodes_have(settings: dict, nodes: list[dict], fewest: int, most: int, cpus: int):
-    found = share(RunnerSettings(**settings), nodes, num_windows=10_000)
-    assert (found.min_actors, found.max_actors, found.cpus_per_actor) == (fewest, most, cpus)
+def test_the_number_of_actors_follows_the_nodes(settings: dict, nodes: list[dict], fewest: int, most: int, cpus: int):
+    resources = allocate_on_nodes(RunnerSettings(dtype="float32", **settings), nodes, num_windows=10_000)
+    assert (resources.min_actors, resources.max_actors, resources.cpus_per_actor) == (fewest, most, cpus)
 
 
 @pytest.mark.parametrize(
@@ -93,7 +104,7 @@ def test_actors_follow_what_the_nodes_have(settings: dict, nodes: list[dict], fe
     ],
     ids=str,
 )
-def test_too_small_a_cluster_is_told_with_its_numbers(settings: dict, message: str):
+def test_a_cluster_that_is_too_small_is_an_error_with_the_numbers(settings: dict, message: str):
     with pytest.raises(ConfigError) as raised:
-        share(RunnerSettings(**settings), [HEAD], num_windows=10_000)
+        allocate_on_nodes(RunnerSettings(**settings), [HEAD], num_windows=10_000)
     assert message in str(raised.value)

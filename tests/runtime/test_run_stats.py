@@ -1,4 +1,4 @@
-"""What a run counts: retreats from memory, waiting documents, and the time of each stage."""
+"""Run statistics: batches, out-of-memory retries, waiting documents, the time of each stage, and Prometheus."""
 
 import re
 import time
@@ -9,7 +9,7 @@ import ray
 
 from qa_ray.process import Stopwatch
 from qa_ray.runtime.run_stats import RunStats
-from qa_ray.runtime.session import beside_driver
+from qa_ray.runtime.session import run_on_driver_node
 from qa_ray.schemas import BatchSize
 
 
@@ -18,7 +18,7 @@ def stats(ray_session: None) -> RunStats:
     return RunStats(finished_documents=2, num_pairs=10, max_rejected_fraction=0.5)
 
 
-def test_batches_are_summed_up_and_the_smallest_limit_is_kept(stats: RunStats):
+def test_batches_are_summed_and_the_smallest_batch_limit_is_kept(stats: RunStats):
     for batch_tokens, oom_retries in ((800, 0), (200, 2), (400, 1)):
         stats.add_batch(BatchSize(1, 90, 100, batch_tokens, oom_retries))
     counts = stats.counts()
@@ -27,7 +27,7 @@ def test_batches_are_summed_up_and_the_smallest_limit_is_kept(stats: RunStats):
     assert counts.padding_fraction == pytest.approx(0.1)
 
 
-def test_documents_wait_between_tokenizing_and_answering(stats: RunStats):
+def test_documents_are_waiting_between_tokenizing_and_answering(stats: RunStats):
     tokenize, answer = stats.register("tokenize"), stats.register("answer")
     stats.add_tokenized(tokenize, 5, {"tokenize": 1.0})
     stats.add_block(answer, 3, 6, [{"reason": "no_tokens", "detail": "?"}], {"forward": 2.0, "write": 0.5}, 7)
@@ -40,7 +40,7 @@ def test_documents_wait_between_tokenizing_and_answering(stats: RunStats):
     assert counts.busy_share["answer-1"] > counts.busy_share["tokenize-1"] > 0
 
 
-def test_a_stage_inside_another_is_not_counted_twice():
+def test_the_time_of_a_nested_stage_is_not_counted_twice():
     stopwatch = Stopwatch()
     with stopwatch.stage("outer"):
         time.sleep(0.01)
@@ -53,8 +53,8 @@ def test_a_stage_inside_another_is_not_counted_twice():
     assert stopwatch.take() == {}
 
 
-def test_prometheus_sees_what_is_counted(ray_session: None):
-    actor = beside_driver(RunStats).remote(finished_documents=0, num_pairs=10, max_rejected_fraction=1)
+def test_the_counts_are_exported_to_prometheus_without_any_text(ray_session: None):
+    actor = run_on_driver_node(RunStats).remote(finished_documents=0, num_pairs=10, max_rejected_fraction=1)
     worker = ray.get(actor.register.remote("answer"))
     actor.add_batch.remote(BatchSize(2, 90, 100, 800))
     actor.add_tokenized.remote(worker, 5, {"tokenize": 0.5})
@@ -70,12 +70,13 @@ def test_prometheus_sees_what_is_counted(ray_session: None):
         rf'ray_qa_seconds_total{{.*stage="{stage}".*worker="answer-1".*}} {value}'
         for stage, value in (("tokenize", 0.5), ("forward", 1.5))
     }
-    for _ in range(60):  # Ray sends them on every few seconds
+    metrics = ""
+    for _ in range(60):  # Ray exports them every few seconds
         lines = urllib.request.urlopen(url).read().decode().splitlines()
-        found = "\n".join(line for line in lines if line.startswith("ray_qa_"))
-        if all(re.search(text, found) for text in expected):
+        metrics = "\n".join(line for line in lines if line.startswith("ray_qa_"))
+        if all(re.search(pattern, metrics) for pattern in expected):
             break
         time.sleep(1)
     else:
-        pytest.fail(f"{[text for text in expected if not re.search(text, found)]} not in {found}")
-    assert "secret" not in found
+        pytest.fail(f"{[pattern for pattern in expected if not re.search(pattern, metrics)]} not in {metrics}")
+    assert "secret" not in metrics

@@ -1,4 +1,4 @@
-"""Headless Chromium, to read a page as a person does."""
+"""Headless Chromium: the text and a screenshot of a page after its scripts have run."""
 
 import asyncio
 import base64
@@ -13,27 +13,29 @@ import aiohttp
 from running import kill_session
 
 
-def read_page(url: str, headers: Mapping[str, str], wanted: str, picture: Path, seconds: int = 60) -> str:
-    """The text of a page as soon as it has what is ``wanted``, or that at the end; and a picture of it then."""
+def read_page(url: str, headers: Mapping[str, str], expected: str, screenshot: Path, seconds: int = 60) -> str:
+    """The text of a page once it contains ``expected``, or after so many seconds; saves a screenshot of that moment."""
     command = [
         "chromium", "--headless=new", "--no-sandbox", "--disable-gpu", "--remote-debugging-port=0",
-        "--window-size=1600,1400", f"--user-data-dir={picture}.profile", "about:blank",
+        "--window-size=1600,1400", f"--user-data-dir={screenshot}.profile", "about:blank",
     ]  # fmt: skip
     process = subprocess.Popen(
         command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
     try:
         assert process.stderr
-        address = next(found[1] for line in process.stderr if (found := re.search(r"ws://([\d.]+:\d+)/", line)))
-        return asyncio.run(_read(address, url, headers, wanted, picture, seconds))
+        address = next(match[1] for line in process.stderr if (match := re.search(r"ws://([\d.]+:\d+)/", line)))
+        return asyncio.run(_read(address, url, headers, expected, screenshot, seconds))
     finally:
         kill_session(process)
 
 
-async def _read(address: str, url: str, headers: Mapping[str, str], wanted: str, picture: Path, seconds: int) -> str:
+async def _read(
+    address: str, url: str, headers: Mapping[str, str], expected: str, screenshot: Path, seconds: int
+) -> str:
     async with aiohttp.ClientSession() as session:
-        async with session.put(f"http://{address}/json/new") as answer:
-            tab = (await answer.json())["webSocketDebuggerUrl"]
+        async with session.put(f"http://{address}/json/new") as response:
+            tab = (await response.json())["webSocketDebuggerUrl"]
         async with session.ws_connect(tab, max_msg_size=0) as socket:
             numbers = itertools.count(1)
 
@@ -50,9 +52,9 @@ async def _read(address: str, url: str, headers: Mapping[str, str], wanted: str,
             text = ""
             for _ in range(seconds):
                 await asyncio.sleep(1)
-                found = await call("Runtime.evaluate", expression="document.body.innerText")
-                text = found["result"].get("value", "")
-                if wanted in text:
+                evaluated = await call("Runtime.evaluate", expression="document.body.innerText")
+                text = evaluated["result"].get("value", "")
+                if expected in text:
                     break
-            picture.write_bytes(base64.b64decode((await call("Page.captureScreenshot"))["data"]))
+            screenshot.write_bytes(base64.b64decode((await call("Page.captureScreenshot"))["data"]))
             return text

@@ -1,4 +1,4 @@
-"""Jobs at a cluster of real nodes, and how they get on."""
+"""Jobs on a cluster of real nodes: submit them, wait for them, read their status."""
 
 import json
 import shutil
@@ -26,31 +26,31 @@ def job_in(folder: Path, models: dict[str, str], **settings: Any) -> AnswerConfi
 
 
 def long_job(folder: Path, model: str, **runner: Any) -> AnswerConfig:
-    """A job of many small blocks, one window at a time."""
+    """A job of many small blocks, with one window per batch."""
     documents = [{"document_id": f"d{i:03}", "text": f"{TEXT} Page {i}. " * 40} for i in range(NUM_DOCUMENTS)]
-    own = {"device": "cpu", "dtype": "float32", "cpus_per_actor": 1, "batch_tokens": 1, **runner}
-    return write_job(folder, model, documents, QUESTIONS, 1, runner=own)
+    settings = {"device": "cpu", "dtype": "float32", "cpus_per_actor": 1, "batch_tokens": 1, **runner}
+    return write_job(folder, model, documents, QUESTIONS, 1, runner=settings)
 
 
-def wait_until(what: Callable[[], Any], seconds: float = 240) -> Any:
-    """What ``what()`` gives, as soon as it is something."""
+def wait_until(condition: Callable[[], Any], seconds: float = 240) -> Any:
+    """The first true value of ``condition()``, polled for at most ``seconds``."""
     deadline = time.monotonic() + seconds
-    while not (found := what()):
-        assert time.monotonic() < deadline, "it has not come"
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"not true within {seconds} s"
         time.sleep(0.2)
-    return found
+    return value
 
 
-def start(cluster: RayCluster, *words: str | Path) -> str:
-    """The id of a job that was submitted and runs on."""
-    done = submit(cluster, *words, "--no-wait")
+def start(cluster: RayCluster, *arguments: str | Path) -> str:
+    """Submits a job without waiting for it; returns its id."""
+    done = submit(cluster, *arguments, "--no-wait")
     assert done.returncode == 0, done.stdout + done.stderr
     (id_,) = {word.strip(":") for word in done.stdout.split() if word.startswith("raysubmit_")}
     return id_
 
 
 def ended(cluster: RayCluster, id_: str) -> str | None:
-    """How a job ended, and its log if that is not well; None while it runs."""
+    """SUCCEEDED, or the log of a job that ended in any other way; None while it runs."""
     status = json.loads(cluster.get(f"/api/jobs/{id_}", cluster.token)[1])["status"]
     if status in ("PENDING", "RUNNING"):
         return None
@@ -58,15 +58,15 @@ def ended(cluster: RayCluster, id_: str) -> str | None:
 
 
 def parts(job: AnswerConfig) -> int:
-    """How many blocks are done."""
+    """The number of finished blocks."""
     return len(list(Path(job.output).glob("_run/**/*.parquet")))
 
 
-def run(cluster: RayCluster, *words: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """A command with the cluster's token in its environment."""
+def run(cluster: RayCluster, *arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Runs Python with the cluster's token in the environment."""
     return subprocess.run(
-        [sys.executable, *words],
-        cwd="/",  # what stands in the current folder would come before all else
+        [sys.executable, *arguments],
+        cwd="/",  # modules in the current folder would be imported first
         env=cluster.environment | environment,
         capture_output=True,
         text=True,
@@ -75,8 +75,8 @@ def run(cluster: RayCluster, *words: str | Path, **environment: str) -> subproce
     )
 
 
-def submit(cluster: RayCluster, *words: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    command = ("-m", "qa_ray", "submit", "--address", cluster.address, *words)
+def submit(cluster: RayCluster, *arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = ("-m", "qa_ray", "submit", "--address", cluster.address, *arguments)
     return run(cluster, *command, **environment)
 
 
@@ -84,8 +84,8 @@ def report(config: AnswerConfig) -> dict[str, Any]:
     return json.loads((Path(config.output) / "run.json").read_text())
 
 
-def copy_of_the_code(folder: Path, version: str) -> Path:
-    """The repository's code with a version of its own, which tells whose code has run."""
+def copy_code(folder: Path, version: str) -> Path:
+    """A copy of the package with another version number, which shows in the run report whose code ran."""
     for name in ("qa_ray", "jobs"):
         shutil.copytree(
             REPOSITORY / name, folder / name, ignore=shutil.ignore_patterns("models", "demo", "__pycache__")

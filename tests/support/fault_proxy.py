@@ -1,4 +1,4 @@
-"""A proxy before an S3 server that does to requests what networks and busy servers do."""
+"""A proxy in front of an S3 server that injects the faults of networks and busy servers."""
 
 import http.client
 import random
@@ -13,29 +13,29 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Literal
 
 Fault = Literal["slow down", "deny", "reset", "cut", "lose reply"]
-ANSWERS = {
+REPLIES = {
     "slow down": (503, b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"),
     "deny": (403, b"<Error><Code>AccessDenied</Code><Message>Access Denied.</Message></Error>"),
 }
 
 
 class FaultProxy:
-    """Relays to ``port``; ``choose(method, path, headers)`` says what goes wrong with a request, or None.
+    """Forwards to ``port``; ``choose(method, path, headers)`` returns the fault of a request, or None.
 
-    ``slow down``: 503, nothing done. ``deny``: 403, nothing done. ``reset``: the connection is reset, nothing done.
-    ``cut``: it is reset in the middle of the body, which is the request's if it has one. ``lose reply``: done, then
-    reset before the reply.
+    ``slow down``: 503, not forwarded. ``deny``: 403, not forwarded. ``reset``: the connection is reset, not forwarded.
+    ``cut``: it is reset in the middle of the request's body, or of the reply's if the request has none. ``lose reply``:
+    forwarded, then reset before the reply.
     """
 
     def __init__(self, port: int):
         self.choose: Callable[[str, str, Message], Fault | None] = lambda method, path, headers: None
-        self.done: Counter[str] = Counter()  # faults, by kind
+        self.done: Counter[str] = Counter()  # the number of each fault
         proxy = self
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
 
-            def relay(self) -> None:
+            def forward(self) -> None:
                 fault = proxy.choose(self.command, self.path, self.headers)
                 if fault:
                     proxy.done[fault] += 1
@@ -46,8 +46,8 @@ class FaultProxy:
                     return
                 is_chunked = "chunked" in self.headers.get("Transfer-Encoding", "")
                 body = self.chunks() if is_chunked else self.rfile.read(length)
-                if fault in ANSWERS:
-                    status, content = ANSWERS[fault]
+                if fault in REPLIES:
+                    status, content = REPLIES[fault]
                     self.reply(status, [("Content-Type", "application/xml")], content)
                     return
                 upstream = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
@@ -59,7 +59,7 @@ class FaultProxy:
                     upstream.endheaders(body)
                     response = upstream.getresponse()
                     content = response.read()
-                except (OSError, http.client.HTTPException):  # the server is gone
+                except (OSError, http.client.HTTPException):  # the server was killed
                     self.reset()
                     return
                 finally:
@@ -67,13 +67,13 @@ class FaultProxy:
                 if fault == "lose reply":
                     self.reset()
                     return
-                hop = ("connection", "transfer-encoding", "content-length", "date", "server")
-                headers = [(name, value) for name, value in response.getheaders() if name.lower() not in hop]
+                hop_by_hop = ("connection", "transfer-encoding", "content-length", "date", "server")
+                headers = [(name, value) for name, value in response.getheaders() if name.lower() not in hop_by_hop]
                 if self.command == "HEAD":
                     headers.append(("Content-Length", response.getheader("Content-Length", "0")))
                 self.reply(response.status, headers, content, cut=fault == "cut")
 
-            do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = relay
+            do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = forward
 
             def reply(self, status: int, headers: list, content: bytes, *, cut: bool = False) -> None:
                 self.send_response(status)
@@ -117,19 +117,19 @@ class FaultProxy:
         return f"http://127.0.0.1:{self._server.server_address[1]}"
 
     def at_random(self, seed: int = 0, **share: float) -> None:
-        """From now on this share of requests each; ``slow_down=0.05``."""
+        """From now on each fault hits this share of the requests, as in ``slow_down=0.05``."""
         draw = random.Random(seed)
-        kinds: dict[Fault, float] = {
+        shares: dict[Fault, float] = {
             "slow down": share.get("slow_down", 0),
             "reset": share.get("reset", 0),
             "cut": share.get("cut", 0),
         }
 
         def choose(method: str, path: str, headers: Message) -> Fault | None:
-            left = draw.random()
-            for kind, part in kinds.items():
-                if (left := left - part) < 0:
-                    return kind
+            remainder = draw.random()
+            for fault, fault_share in shares.items():
+                if (remainder := remainder - fault_share) < 0:
+                    return fault
             return None
 
         self.choose = choose

@@ -1,4 +1,4 @@
-"""Small tables of questions with gold answers and of answers to them, for the tests of evaluation."""
+"""Small tables of questions with gold answers, and of predicted answers, for the tests of evaluation."""
 
 import json
 from pathlib import Path
@@ -27,7 +27,7 @@ def answer(
 
 
 class Folder:
-    """A place for the tables of one test."""
+    """Writes the tables of one test below ``path``; each method returns the path of what it wrote."""
 
     def __init__(self, path: Path):
         self.path = path

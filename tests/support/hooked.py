@@ -1,50 +1,84 @@
-"""The driver of an answer job whose workers were tampered with: python hooked.py poison|record CONFIG."""
+"""Runs an answer job whose workers are patched: python hooked.py poison|record CONFIG."""
 
+import importlib.util
 import os
 import sys
 import zlib
+from collections.abc import Callable
+from importlib.abc import MetaPathFinder
 from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+
+def when_imported(name: str, patch: Callable[[ModuleType], None]) -> None:
+    """Patches a module once it is imported: Ray's own light workers then need not load torch, 4 s of a core each."""
+
+    class Finder(MetaPathFinder):
+        def find_spec(self, fullname: str, *_: object) -> Any:
+            if fullname != name:
+                return None
+            sys.meta_path.remove(self)
+            spec: Any = importlib.util.find_spec(name)
+            execute = spec.loader.exec_module
+
+            def execute_and_patch(module: ModuleType) -> None:
+                execute(module)
+                patch(module)
+
+            spec.loader.exec_module = execute_and_patch
+            return spec
+
+    sys.meta_path.insert(0, Finder())
 
 
 def poison() -> None:
-    """Lets a worker process die, as of a crash in native code, when it reads a poisonous document."""
-    from qa_ray.inference.reader import Reader
-    from qa_ray.model.tokenizer import Tokenizer
+    """Makes a worker process abort, as by a crash in native code, on documents whose text says so."""
 
-    read, tokenize = Reader.read, Tokenizer.__call__
+    def poison_reader(module: Any) -> None:
+        read = module.Reader.read
 
-    def deadly_read(self, documents, *rest):
-        if any("deadly to read" in document.text for document in documents):
-            os.abort()
-        return read(self, documents, *rest)
+        def deadly_read(self, documents, *rest):
+            if any("deadly to read" in document.text for document in documents):
+                os.abort()
+            return read(self, documents, *rest)
 
-    def deadly_tokenize(self, text):
-        if "deadly to tokenize" in text:
-            os.abort()
-        return tokenize(self, text)
+        module.Reader.read = deadly_read
 
-    setattr(Reader, "read", deadly_read)  # noqa: B010
-    setattr(Tokenizer, "__call__", deadly_tokenize)  # noqa: B010
+    def poison_tokenizer(module: Any) -> None:
+        tokenize = module.Tokenizer.__call__
+
+        def deadly_tokenize(self, text):
+            if "deadly to tokenize" in text:
+                os.abort()
+            return tokenize(self, text)
+
+        module.Tokenizer.__call__ = deadly_tokenize
+
+    when_imported("qa_ray.inference.reader", poison_reader)
+    when_imported("qa_ray.model.tokenizer", poison_tokenizer)
 
 
 def record() -> None:
-    """Lets a worker write a line into the file $RECORD for every document that it begins to read."""
-    from qa_ray.inference.reader import Reader
+    """Makes a worker append a line to the file $RECORD for each document that it begins to read."""
 
-    read = Reader.read
+    def record_reader(module: Any) -> None:
+        read = module.Reader.read
 
-    def recorded_read(self, documents, *rest):
-        with Path(os.environ["RECORD"]).open("a") as file:
-            file.write("".join(f"{zlib.crc32(document.text.encode())}\n" for document in documents))
-        return read(self, documents, *rest)
+        def recorded_read(self, documents, *rest):
+            with Path(os.environ["RECORD"]).open("a") as file:
+                file.write("".join(f"{zlib.crc32(document.text.encode())}\n" for document in documents))
+            return read(self, documents, *rest)
 
-    setattr(Reader, "read", recorded_read)  # noqa: B010
+        module.Reader.read = recorded_read
+
+    when_imported("qa_ray.inference.reader", record_reader)
 
 
 if __name__ == "__main__":
     from qa_ray.cli.main import main
     from qa_ray.runtime.session import start_ray
 
-    hook = {"worker_process_setup_hook": f"hooked.{sys.argv[1]}"}
-    start_ray(6, runtime_env=hook)
+    runtime_env = {"worker_process_setup_hook": f"hooked.{sys.argv[1]}"}
+    start_ray(6, runtime_env=runtime_env)
     sys.exit(main(["answer", sys.argv[2]]))

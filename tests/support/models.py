@@ -1,4 +1,4 @@
-"""Small random models of every family, made on the spot: large weights, so that logits differ clearly."""
+"""Small random checkpoints of several families, with large weights, so that logits differ clearly."""
 
 import json
 from pathlib import Path
@@ -11,6 +11,8 @@ from transformers import (
     BertForQuestionAnswering,
     DistilBertConfig,
     DistilBertForQuestionAnswering,
+    ElectraConfig,
+    ElectraForQuestionAnswering,
     LongformerConfig,
     LongformerForQuestionAnswering,
     PreTrainedTokenizerFast,
@@ -36,12 +38,13 @@ def save_model(
     text: str = TEXT,
     std: float = 0.3,
 ) -> str:
-    """A checkpoint folder of this family with random weights; ``positions`` as the config counts them.
+    """A checkpoint folder of this family with random weights and the vocabulary of ``text``.
 
-    Its vocabulary is that of ``text``.
+    ``positions`` are the config's max_position_embeddings.
     """
     torch.manual_seed(seed)
-    tokenizer = byte_level(text) if family in ("longformer", "roberta") else wordpiece(text, types=family == "bert")
+    has_types = family in ("bert", "electra")
+    tokenizer = byte_level(text) if family in ("longformer", "roberta") else wordpiece(text, types=has_types)
     common = {
         "vocab_size": len(tokenizer),
         "max_position_embeddings": positions,
@@ -54,6 +57,8 @@ def save_model(
         model = RobertaForQuestionAnswering(RobertaConfig(**common, **SIZES, type_vocab_size=1))
     elif family == "bert":
         model = BertForQuestionAnswering(BertConfig(**common, **SIZES))
+    elif family == "electra":
+        model = ElectraForQuestionAnswering(ElectraConfig(**common, **SIZES, embedding_size=32))
     else:
         config = DistilBertConfig(**common, dim=32, n_layers=2, n_heads=4, hidden_dim=64)
         model = DistilBertForQuestionAnswering(config)
@@ -71,7 +76,7 @@ def wordpiece(text: str, *, types: bool) -> PreTrainedTokenizerFast:
     """A small BERT tokenizer: lower case, accents stripped, CJK by character."""
     normalizer, pre_tokenizer = normalizers.BertNormalizer(lowercase=True), pre_tokenizers.BertPreTokenizer()
     words = {word for word, _ in pre_tokenizer.pre_tokenize_str(normalizer.normalize_str(text))}
-    # Not trained: tokenizers' trainer breaks ties by the order of a hash map, another vocabulary in each run.
+    # Not trained: tokenizers' trainer breaks ties by the order of a hash map, so each run has another vocabulary.
     letters = {*"".join(words)}
     beginnings = letters | {word[:stop] for word in words for stop in range(2, len(word) + 1)}
     rests = letters | {word[start:] for word in words for start in range(1, len(word))}

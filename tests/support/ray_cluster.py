@@ -1,4 +1,4 @@
-"""A Ray cluster of real ``ray start`` processes on this machine, with token authentication, and the Job API."""
+"""A Ray cluster of real ``ray start`` processes on this machine, with token authentication and the Job API."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from running import kill_session
 from s3_server import free_ports, wait_until_open
 
-# Nodes of two CPUs, raylets on this machine, that Ray's autoscaler starts for those who ask, and ends when idle.
+# Ray's autoscaler starts nodes of two CPUs (raylets on this machine) on request, and stops them when idle.
 AUTOSCALING: dict[str, Any] = {
     "cluster_name": "qa-ray-tests", "max_workers": 3, "upscaling_speed": 10.0, "idle_timeout_minutes": 0.1,
     "head_node_type": "head",
@@ -34,34 +34,34 @@ AUTOSCALING: dict[str, Any] = {
 }  # fmt: skip
 
 
-class Place(NamedTuple):
-    """Where a node runs: its address, and what makes a command run there."""
+class Host(NamedTuple):
+    """Where a node runs: its address, and the prefix of commands that run there."""
 
     address: str = "127.0.0.1"
     command: tuple[str, ...] = ()
 
 
-HERE = Place()
+LOCALHOST = Host()
 
 
 class RayCluster:
-    """A head without CPUs, so without work, and the nodes that are added; all of it ends with the block.
+    """A head without CPUs, so without work, and the nodes added to it.
 
-    ``python`` is the nodes' own; with ``autoscales`` more nodes come as they are asked for; ``traced_by`` is Ray's
-    startup hook for tracing.
+    ``python`` is the nodes' interpreter; with ``autoscales`` Ray adds nodes on request; ``traced_by`` is Ray's startup
+    hook for tracing.
     """
 
     def __init__(
         self,
         environment: Mapping[str, str],
         *,
-        place: Place = HERE,
+        host: Host = LOCALHOST,
         python: str = "",
         autoscales: bool = False,
         traced_by: str = "",
     ):
         self._python = python or sys.executable
-        # Sockets' paths must be short, so no test folder.
+        # Paths of sockets must be short, so not in pytest's temporary folder.
         self._folder = Path(tempfile.mkdtemp(prefix="qa-", dir="/tmp"))
         self.scratch = self._folder / "ray"
         token = self._folder / "token"
@@ -74,37 +74,37 @@ class RayCluster:
             | {"PATH": f"{Path(self._python).parent}{os.pathsep}{os.environ['PATH']}", **environment}
         )
         self._port, self._dashboard_port = free_ports(2)
-        self._head = place.address
-        self.address = f"http://{place.address}:{self._dashboard_port}"
+        self._head = host.address
+        self.address = f"http://{host.address}:{self._dashboard_port}"
         self._nodes: list[subprocess.Popen] = []
         self._start(
-            place, "--head", f"--port={self._port}", "--num-cpus=0", f"--dashboard-host={place.address}",
+            host, "--head", f"--port={self._port}", "--num-cpus=0", f"--dashboard-host={host.address}",
             f"--dashboard-port={self._dashboard_port}", f"--temp-dir={self.scratch}",
             *(self._autoscaling() if autoscales else ()),
             *([f"--tracing-startup-hook={traced_by}"] if traced_by else ()),
         )  # fmt: skip
-        wait_until_open(self._dashboard_port, place.address)
+        wait_until_open(self._dashboard_port, host.address)
 
     def add_node(
-        self, num_cpus: int, place: Place = HERE, resources: Mapping[str, float] | None = None
+        self, num_cpus: int, host: Host = LOCALHOST, resources: Mapping[str, float] | None = None
     ) -> subprocess.Popen:
-        """A node with so many CPUs, and resources of its own; its process may be killed."""
-        has = f"--num-cpus={num_cpus}", f"--resources={json.dumps(resources or {})}"
-        return self._start(place, f"--address={self._head}:{self._port}", *has)
+        """Starts a node with these CPUs and custom resources; returns its process, which may be killed."""
+        options = f"--num-cpus={num_cpus}", f"--resources={json.dumps(resources or {})}"
+        return self._start(host, f"--address={self._head}:{self._port}", *options)
 
     def _autoscaling(self) -> list[str]:
-        """The head's options; Ray's stand-in for a cloud must be told where the cluster is."""
+        """The head's options for autoscaling; Ray's fake cloud provider needs the cluster's address."""
         provider = AUTOSCALING["provider"] | {"gcs_address": f"{self._head}:{self._port}"}
         config = self._folder / "autoscaling.yaml"
         config.write_text(json.dumps(AUTOSCALING | {"provider": provider}))
         self.environment |= {"AUTOSCALER_UPDATE_INTERVAL_S": "1", "RAY_FAKE_CLUSTER": "1"}
         return [f"--autoscaling-config={config}"]
 
-    def _start(self, place: Place, *options: str) -> subprocess.Popen:
+    def _start(self, host: Host, *options: str) -> subprocess.Popen:
         metrics, agent, grpc, runtime = free_ports(4)
         command = [
-            *place.command, self._python, "-m", "ray.scripts.scripts", "start", "--block",
-            f"--node-ip-address={place.address}", "--object-store-memory=200000000",
+            *host.command, self._python, "-m", "ray.scripts.scripts", "start", "--block",
+            f"--node-ip-address={host.address}", "--object-store-memory=200000000",
             f"--metrics-export-port={metrics}", f"--dashboard-agent-listen-port={agent}",
             f"--dashboard-agent-grpc-port={grpc}", f"--runtime-env-agent-port={runtime}", *options,
         ]  # fmt: skip
@@ -119,18 +119,18 @@ class RayCluster:
         """Status and body of a page of the dashboard."""
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         try:
-            with urllib.request.urlopen(urllib.request.Request(self.address + path, headers=headers)) as answer:
-                return answer.status, answer.read().decode()
+            with urllib.request.urlopen(urllib.request.Request(self.address + path, headers=headers)) as response:
+                return response.status, response.read().decode()
         except urllib.error.HTTPError as error:
             return error.code, error.read().decode()
 
     def num_nodes(self) -> int:
-        """How many are alive, the head among them."""
+        """The number of live nodes, including the head."""
         status, body = self.get("/nodes?view=summary", self.token)
         return body.count('"ALIVE"') if status == 200 else 0
 
     def wait_for_nodes(self, number: int) -> None:
-        """Until so many nodes are alive, the head among them."""
+        """Waits until ``number`` nodes are alive, including the head."""
         for _ in range(240):
             if self.num_nodes() >= number:
                 return
@@ -147,17 +147,17 @@ class RayCluster:
 def ray_cluster(
     num_cpus: int = 3,
     *,
-    places: Sequence[Place] = (HERE, HERE),
+    hosts: Sequence[Host] = (LOCALHOST, LOCALHOST),
     python: str = "",
     autoscales: bool = False,
     traced_by: str = "",
     **environment: str,
 ) -> Iterator[RayCluster]:
-    """A cluster of a head and one node, or of a head alone if that would have no CPUs."""
-    cluster = RayCluster(environment, place=places[0], python=python, autoscales=autoscales, traced_by=traced_by)
+    """A cluster of a head and one node with ``num_cpus``, or of the head alone if that is 0."""
+    cluster = RayCluster(environment, host=hosts[0], python=python, autoscales=autoscales, traced_by=traced_by)
     try:
         if num_cpus:
-            cluster.add_node(num_cpus, places[1])
+            cluster.add_node(num_cpus, hosts[1])
         cluster.wait_for_nodes(2 if num_cpus else 1)
         yield cluster
     finally:

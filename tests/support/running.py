@@ -1,4 +1,4 @@
-"""Helpers of the tests that plan and run answer jobs: write tables, run the job, read what came out."""
+"""Helpers for tests of jobs: write tables and configs, run the command line, read and compare the output."""
 
 import json
 import os
@@ -6,10 +6,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,6 +17,7 @@ import pytest
 
 from qa_ray.config import AnswerConfig, Section, check_config
 
+T = TypeVar("T")
 File = pa.Table | list[dict[str, Any]] | bytes
 
 DOCUMENT = {"document_id": "a", "text": "Ada Vane built the lighthouse in 1871."}
@@ -31,16 +32,16 @@ def write_job(
     row_group_size: int = 8,
     **settings: Any,
 ) -> AnswerConfig:
-    """The config of a job over these tables: a table, rows or raw bytes for one file, a tuple of them for several."""
+    """The config of a job on these tables. A table, rows or raw bytes are one file; a tuple of them is several."""
     documents = [DOCUMENT] if documents is None else documents
     questions = [QUESTION] if questions is None else questions
     for name, files in (("documents", documents), ("questions", questions)):
         (folder / name).mkdir(parents=True, exist_ok=True)
         for i, file in enumerate(files if isinstance(files, tuple) else (files,)):
             write_file(folder / name / f"part-{i}.parquet", file, row_group_size)
-    places = {name: str(folder / name) for name in ("documents", "questions", "output")}
+    paths = {name: str(folder / name) for name in ("documents", "questions", "output")}
     runner = {"device": "cpu", "dtype": "float32", "actors": 1, "cpus_per_actor": 1}
-    return check_config(AnswerConfig, {**places, "model": model, "runner": runner, **settings}, "test")
+    return check_config(AnswerConfig, {**paths, "model": model, "runner": runner, **settings}, "test")
 
 
 def write_file(path: Path, content: File, row_group_size: int) -> None:
@@ -52,9 +53,9 @@ def write_file(path: Path, content: File, row_group_size: int) -> None:
 
 
 @contextmanager
-def raises_error(kind: type[Exception], *messages: str) -> Iterator[None]:
-    """The block must raise this error, with each of these in its one line of words."""
-    with pytest.raises(kind) as error:
+def raises_error(error_class: type[Exception], *messages: str) -> Iterator[None]:
+    """The block must raise this error, and its message must be one line that contains each of these."""
+    with pytest.raises(error_class) as error:
         yield
     for message in messages:
         assert message in str(error.value)
@@ -67,32 +68,32 @@ def changed(config: AnswerConfig, **settings: Any) -> AnswerConfig:
 
 
 def not_utf8(*values: bytes | None) -> pa.Array:
-    """A column of strings with these bytes in it, as careless writers leave them."""
+    """A string column with these bytes, which Arrow does not validate, as careless writers produce them."""
     return pa.array(values, pa.binary()).view(pa.string())
 
 
 def read_rows(config: AnswerConfig, name: str, columns: list[str] | None = None) -> list[dict[str, Any]]:
-    """The rows of ``answers`` or ``rejects``, in the order of their ids."""
+    """The rows of ``answers`` or ``rejects``, sorted by id."""
     folder = Path(config.output) / name
     rows = pq.read_table(folder, columns=columns).to_pylist() if folder.is_dir() else []
     return sorted(rows, key=lambda row: (row["document_id"], row["question_id"]))
 
 
 def assert_nothing_lost(config: AnswerConfig, pairs: Sequence[tuple[str, str]], manifest: dict[str, Any]) -> None:
-    """Every (document, question) is answered or rejected, once."""
-    found = [
+    """Every (document, question) is answered or rejected exactly once, and the output is complete."""
+    written = [
         (row["document_id"], row["question_id"])
         for name in ("answers", "rejects")
         for row in read_rows(config, name, ["document_id", "question_id"])
     ]
-    assert sorted(found) == sorted(pairs)
+    assert sorted(written) == sorted(pairs)
     assert manifest["counts"]["answers"] + manifest["counts"]["rejects"] == len(pairs)
     assert (Path(config.output) / "_SUCCESS").is_file()
     assert not (Path(config.output) / "_run").exists()
 
 
 def assert_same_answers(one: list[dict[str, Any]], other: list[dict[str, Any]]) -> None:
-    """Row for row the same, scores to a millionth."""
+    """The rows are equal one by one, their scores to 1e-6."""
     assert len(one) == len(other)
     for a, b in zip(one, other, strict=True):
         assert a.keys() == b.keys()
@@ -117,9 +118,9 @@ def write_config(folder: Path, config: Section) -> Path:
 
 @contextmanager
 def command_line(config: Path, log: Path, hook: str | None = None, verb: str = "answer") -> Iterator[subprocess.Popen]:
-    """``qa-ray answer CONFIG``, or another verb, with its words in ``log``; all of it is gone behind the block.
+    """``qa-ray answer CONFIG``, or another verb, with its output in ``log``; the block's end kills what is left of it.
 
-    ``hook`` names what hooked.py does to the workers.
+    ``hook`` is the function of hooked.py that patches the workers.
     """
     here = Path(__file__).parent
     command = [here / "hooked.py", hook, config] if hook else ["-m", "qa_ray", verb, config]
@@ -138,19 +139,19 @@ def command_line(config: Path, log: Path, hook: str | None = None, verb: str = "
 
 
 def kill_session(process: subprocess.Popen) -> None:
-    """SIGKILL for the command and for every process that it started, by their ids."""
-    started = [process.pid, *descendants(process.pid)]
-    for pid in started:
+    """Sends SIGKILL to the command and every process that it started, by id, and waits until they are gone."""
+    pids = [process.pid, *descendants(process.pid)]
+    for pid in pids:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
     process.wait()
     deadline = time.monotonic() + 30
-    while any(is_alive(pid) for pid in started) and time.monotonic() < deadline:
+    while any(is_alive(pid) for pid in pids) and time.monotonic() < deadline:
         time.sleep(0.05)
 
 
 def descendants(pid: int) -> list[int]:
-    """The ids of the processes that ``pid`` started, and that those started."""
+    """The ids of the children of ``pid``, of their children, and so on."""
     parents: dict[int, int] = {}
     for status in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -158,8 +159,8 @@ def descendants(pid: int) -> list[int]:
         except OSError:  # it has ended
             continue
         parents[int(status.parent.name)] = int(fields[1])
-    found = [child for child, parent in parents.items() if parent == pid]
-    return found + [below for child in found for below in descendants(child)]
+    children = [child for child, parent in parents.items() if parent == pid]
+    return children + [grandchild for child in children for grandchild in descendants(child)]
 
 
 def is_alive(pid: int) -> bool:
@@ -170,26 +171,26 @@ def is_alive(pid: int) -> bool:
 
 
 def title(pid: int) -> str:
-    """The process's title: Ray sets those of its workers."""
+    """The command line of the process, which Ray's workers replace by a title."""
     try:
         return Path(f"/proc/{pid}/cmdline").read_text()
     except OSError:
         return ""
 
 
-def wait_for(what: Any, process: subprocess.Popen, log: Path, seconds: float = 240) -> Any:
-    """What ``what()`` gives, as soon as it is something, while the process runs."""
+def wait_for(condition: Callable[[], T], process: subprocess.Popen, log: Path, seconds: float = 240) -> T:
+    """The value of ``condition()`` once it is true; fails if the process ends before that."""
     deadline = time.monotonic() + seconds
-    while not (found := what()):
+    while not (value := condition()):
         assert process.poll() is None, log.read_text()
         assert time.monotonic() < deadline, log.read_text()
         time.sleep(0.02)
-    return found
+    return value
 
 
 @contextmanager
 def small_disk(folder: Path, options: str = "rw") -> Iterator[Path]:
-    """A file system in memory with little room, for root; others skip the test."""
+    """A file system of 1 MB in memory; skips the test unless it runs as root."""
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", f"size=1m,{options}", "tmpfs", str(folder)]
     if os.geteuid() or subprocess.run(mount, capture_output=True, check=False).returncode:
@@ -201,7 +202,7 @@ def small_disk(folder: Path, options: str = "rw") -> Iterator[Path]:
 
 
 def fill(folder: Path) -> Path:
-    """A file that takes all the room there is."""
+    """Writes a file until the file system is full."""
     path = folder / "filler"
     file = os.open(path, os.O_CREAT | os.O_WRONLY)
     try:

@@ -1,4 +1,4 @@
-"""A filter in Swift's proxy that makes conditional writes those of AWS: atomic, and a 412 that names the condition."""
+"""A filter of Swift's proxy: conditional writes as AWS does them, atomic, and with a 412 that names the condition."""
 
 from collections import defaultdict
 
@@ -7,7 +7,7 @@ CONDITION = b"<Condition>If-None-Match</Condition></Error>"
 
 class LikeAws:
     def __init__(self, app):
-        # Swift's virtual environment has this, that of the tests has not.
+        # Installed in Swift's environment, not in that of the tests.
         from eventlet.semaphore import Semaphore  # pyright: ignore[reportMissingImports]
 
         self._app = app
@@ -16,10 +16,10 @@ class LikeAws:
     def __call__(self, environ, start_response):
         if environ["REQUEST_METHOD"] != "PUT" or "HTTP_IF_NONE_MATCH" not in environ:
             return self._app(environ, start_response)
-        answer = []
+        replies = []
         with self._locks[environ["PATH_INFO"]]:
-            body = b"".join(self._app(environ, lambda *status_and_headers: answer.append(status_and_headers)))
-        status, headers, *_ = answer[-1]
+            body = b"".join(self._app(environ, lambda *status_and_headers: replies.append(status_and_headers)))
+        status, headers, *_ = replies[-1]
         if status.startswith("412"):
             body = body.replace(b"</Error>", CONDITION)
             headers = [header for header in headers if header[0].lower() != "content-length"]

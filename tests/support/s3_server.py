@@ -1,4 +1,4 @@
-"""A real S3 server for tests: OpenStack Swift with its s3api, in a virtual environment of its own (make .swift)."""
+"""A real S3 server for tests: OpenStack Swift with its s3api, in its own environment (make .swift/installed)."""
 
 import os
 import signal
@@ -18,7 +18,7 @@ from qa_ray.config import AnswerConfig
 
 SWIFT = Path(__file__).parents[2] / ".swift" / "bin"
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "test:tester", "AWS_SECRET_ACCESS_KEY": "the-secret-of-the-tests"}
-KINDS = ("account", "container", "object")
+SERVICES = ("account", "container", "object")
 
 STORAGE_SERVER = """
 [DEFAULT]
@@ -32,9 +32,9 @@ user = {user}
 log_level = ERROR
 container_update_timeout = 30
 [pipeline:main]
-pipeline = {kind}-server
-[app:{kind}-server]
-use = egg:swift#{kind}
+pipeline = {service}-server
+[app:{service}-server]
+use = egg:swift#{service}
 """
 PROXY = """
 [DEFAULT]
@@ -72,14 +72,14 @@ use = egg:swift#dlo
 
 
 class S3Server:
-    """Four Swift processes over a folder; what was stored survives ``kill`` and ``start``."""
+    """Four Swift processes that store in a folder; objects survive ``kill`` and ``start``."""
 
     def __init__(self, folder: Path):
         if not SWIFT.is_dir():
-            missing = f"no S3 server in {SWIFT}: make .swift/installed"
+            missing = f"no S3 server in {SWIFT}; run: make .swift/installed"
             pytest.fail(missing) if "CI" in os.environ else pytest.skip(missing)
         self.folder = folder
-        self.ports = dict(zip((*KINDS, "proxy"), free_ports(4), strict=True))
+        self.ports = dict(zip((*SERVICES, "proxy"), free_ports(4), strict=True))
         self._processes: list[subprocess.Popen] = []
         self._configure()
         self.start()
@@ -92,19 +92,19 @@ class S3Server:
         environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent), "PYTHONWARNINGS": "ignore"}
         self._processes = [
             subprocess.Popen(
-                [SWIFT / f"swift-{kind}-server", self.folder / f"{kind}.conf"],
-                stdout=(self.folder / f"{kind}.log").open("ab"),
+                [SWIFT / f"swift-{service}-server", self.folder / f"{service}.conf"],
+                stdout=(self.folder / f"{service}.log").open("ab"),
                 stderr=subprocess.STDOUT,
                 env=environment,
                 start_new_session=True,
             )
-            for kind in (*KINDS, "proxy")
+            for service in (*SERVICES, "proxy")
         ]
         for port in self.ports.values():
             wait_until_open(port)
 
     def kill(self) -> None:
-        """SIGKILL for all its processes, by their ids."""
+        """Sends SIGKILL to its processes, by id."""
         for process in self._processes:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
@@ -116,12 +116,12 @@ class S3Server:
             "[swift-hash]\nswift_hash_path_suffix = tests\n[storage-policy:0]\nname = default\ndefault = yes\n"
         )
         names = {"folder": self.folder, "user": os.popen("id -un").read().strip()}
-        for kind in KINDS:
-            port = self.ports[kind]
-            (self.folder / f"{kind}.conf").write_text(STORAGE_SERVER.format(kind=kind, port=port, **names))
-            builder = [SWIFT / "swift-ring-builder", self.folder / f"{kind}.builder"]
-            for words in (["create", "4", "1", "1"], ["add", f"r1z1-127.0.0.1:{port}/d1", "1"], ["rebalance"]):
-                subprocess.run([*builder, *words], check=True, capture_output=True)
+        for service in SERVICES:
+            port = self.ports[service]
+            (self.folder / f"{service}.conf").write_text(STORAGE_SERVER.format(service=service, port=port, **names))
+            builder = [SWIFT / "swift-ring-builder", self.folder / f"{service}.builder"]
+            for arguments in (["create", "4", "1", "1"], ["add", f"r1z1-127.0.0.1:{port}/d1", "1"], ["rebalance"]):
+                subprocess.run([*builder, *arguments], check=True, capture_output=True)
         secret = CREDENTIALS["AWS_SECRET_ACCESS_KEY"]
         (self.folder / "proxy.conf").write_text(PROXY.format(port=self.ports["proxy"], secret=secret, **names))
 
@@ -136,7 +136,7 @@ def s3_server(folder: Path) -> Iterator[S3Server]:
 
 
 def bucket(endpoint_url: str, name: str) -> Any:
-    """The server's file system, as the tests themselves look into it; makes the bucket."""
+    """Creates a bucket; returns the server's file system, for the test's own reads and writes."""
     filesystem = fsspec.filesystem(
         "s3",
         key=CREDENTIALS["AWS_ACCESS_KEY_ID"],
@@ -150,7 +150,7 @@ def bucket(endpoint_url: str, name: str) -> Any:
 
 
 def lake_with(job: AnswerConfig, endpoint_url: str) -> Any:
-    """The server's file system, with a bucket 'lake' that holds the tables of ``job`` and its model."""
+    """Uploads the tables and the model of ``job`` to a bucket 'lake'; returns the server's file system."""
     filesystem = bucket(endpoint_url, "lake")
     for name in ("documents", "questions", "model"):
         filesystem.put(getattr(job, name), f"lake/{name}", recursive=True)
@@ -158,27 +158,27 @@ def lake_with(job: AnswerConfig, endpoint_url: str) -> Any:
 
 
 def on_s3(job: AnswerConfig, endpoint_url: str, output: str, **storage: Any) -> AnswerConfig:
-    """The job with all its places in that bucket."""
-    places = {name: f"s3://lake/{name}" for name in ("documents", "questions", "model")}
-    how = {"endpoint_url": endpoint_url, "addressing_style": "path", **storage}
-    return changed(job, **places, output=f"s3://lake/{output}", storage=how)
+    """The job with all its paths in the bucket 'lake'."""
+    paths = {name: f"s3://lake/{name}" for name in ("documents", "questions", "model")}
+    storage = {"endpoint_url": endpoint_url, "addressing_style": "path", **storage}
+    return changed(job, **paths, output=f"s3://lake/{output}", storage=storage)
 
 
-def free_ports(number: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(number)]
-    for one in sockets:
-        one.bind(("127.0.0.1", 0))
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
+def free_ports(num_ports: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(num_ports)]
+    for each in sockets:
+        each.bind(("127.0.0.1", 0))
+    ports = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
+        each.close()
     return ports
 
 
 def wait_until_open(port: int, host: str = "127.0.0.1") -> None:
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
-        with socket.socket() as one:
-            if one.connect_ex((host, port)) == 0:
+        with socket.socket() as client:
+            if client.connect_ex((host, port)) == 0:
                 return
         time.sleep(0.05)
     raise TimeoutError(f"port {port} is still closed")

@@ -1,4 +1,4 @@
-"""Sources as people have them, written small; and what prepare makes of them, read back."""
+"""Writes small sources, and reads back the tables that prepare made of them."""
 
 import json
 from pathlib import Path

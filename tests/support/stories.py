@@ -1,4 +1,4 @@
-"""Little Chinese stories to learn from: the first lesson of Chinese extractive question answering."""
+"""Six tiny Chinese stories with questions and answers: training data that a small model learns in seconds."""
 
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,7 @@ from running import write_file
 
 from qa_ray.schemas import DOCUMENTS, QUESTIONS
 
-# Who did what, and how did it feel: the first lesson of Chinese extractive question answering.
+# Who, did what, and felt how.
 STORIES = [
     ("小明", "在公园放风筝", "很高兴"),
     ("小红", "把花瓶打碎了", "很难过"),
@@ -25,8 +25,8 @@ def stories() -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     documents, questions = [], []
     for i, (text, (who, what, feeling)) in enumerate(zip(TEXTS, STORIES, strict=True)):
         documents.append({"document_id": f"story {i}", "text": text})
-        asked = ((f"谁{what}？", who), (f"{who}做了什么？", what), (f"{who}觉得怎么样？", feeling))
-        for question, answer in asked:
+        questions_and_answers = ((f"谁{what}？", who), (f"{who}做了什么？", what), (f"{who}觉得怎么样？", feeling))
+        for question, answer in questions_and_answers:
             gold = [{"text": answer, "start_char": text.index(answer)}]
             row = {"question_id": question, "question": question, "document_id": f"story {i}", "answers": gold}
             questions.append(row)

@@ -1,4 +1,4 @@
-"""What ``ray start --tracing-startup-hook=traced:write_spans`` wants: every process's spans in a file below $SPANS."""
+"""The hook for ``ray start --tracing-startup-hook=traced:write_spans``: each process writes its spans to $SPANS."""
 
 import os
 from pathlib import Path

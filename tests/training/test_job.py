@@ -1,4 +1,4 @@
-"""Fine-tuning as a job: stories learned from nothing, killed and resumed, by several workers, on object storage."""
+"""The fine-tuning job: trained from random weights, killed and resumed, by several workers, on object storage."""
 
 import json
 import os
@@ -37,7 +37,8 @@ from qa_ray.evaluation.evaluate import evaluate
 from qa_ray.model.checkpoint import open_checkpoint
 from qa_ray.output.folder import acquire_output
 from qa_ray.schemas import QUESTIONS
-from qa_ray.training.job import finetune, label
+from qa_ray.training.job import finetune
+from qa_ray.training.labeled_data import label_data
 from qa_ray.training.plan import make_plan
 
 
@@ -49,9 +50,9 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="module")
-def lesson(tmp_path_factory: pytest.TempPathFactory, model: str) -> dict[str, Any]:
-    """The config of a lesson that is learned to the end."""
-    folder = tmp_path_factory.mktemp("lesson")
+def base(tmp_path_factory: pytest.TempPathFactory, model: str) -> dict[str, Any]:
+    """The config of a job that learns the stories by heart."""
+    folder = tmp_path_factory.mktemp("job")
     tables = write_tables(folder, *stories())
     return {
         **tables,
@@ -63,20 +64,21 @@ def lesson(tmp_path_factory: pytest.TempPathFactory, model: str) -> dict[str, An
             "dtype": "float32",
         },
         "runner": {"device": "cpu", "cpus_per_worker": 1, "max_failures": 1},
-        "about": {"licence": "CC0-1.0"},
+        "about": {"license": "CC0-1.0"},
     }  # fmt: skip
 
 
-def config(lesson: dict[str, Any], output: Path | str, **settings: Any) -> FinetuneConfig:
-    values = {**lesson, "output": str(output)}
+def config(base: dict[str, Any], output: Path | str, **settings: Any) -> FinetuneConfig:
+    values = {**base, "output": str(output)}
     for name, value in settings.items():
         values[name] = {**values.get(name, {}), **value} if isinstance(value, dict) else value
     return check_config(FinetuneConfig, values, "test")
 
 
 @pytest.fixture(scope="module")
-def learned(lesson: dict[str, Any], ray_session: None) -> dict[str, Any]:
-    return finetune(config(lesson, lesson["output"]))
+def manifest(base: dict[str, Any], ray_session: None) -> dict[str, Any]:
+    """The manifest of that job, which has run."""
+    return finetune(config(base, base["output"]))
 
 
 def weights(output: str | Path) -> dict[str, Any]:
@@ -89,40 +91,40 @@ def assert_same_weights(one: str | Path, other: str | Path, tolerance: float) ->
     assert max(float((first[name] - second[name]).abs().max()) for name in first) <= tolerance
 
 
-def test_a_small_model_learns_the_stories_from_nothing(learned: dict[str, Any]):
-    assert learned["counts"]["questions to learn from"] == 18
-    assert learned["counts"]["answers as_given"] == 36  # those to learn from, and the same to validate with
-    assert learned["best"]["exact_match"] == 100
-    assert learned["best"]["f1"] == 100
-    assert learned["best"]["gold_among_n_best"] == 100
-    assert learned["best"]["mean_rank_of_gold"] == 1
-    assert len(learned["epochs"]) == 6
+def test_a_small_model_learns_the_stories_from_random_weights(manifest: dict[str, Any]):
+    assert manifest["counts"]["training_questions"] == 18
+    assert manifest["counts"]["gold_as_given"] == 36  # 18 in the training tables, the same 18 in the validation tables
+    assert manifest["best"]["exact_match"] == 100
+    assert manifest["best"]["f1"] == 100
+    assert manifest["best"]["gold_among_n_best"] == 100
+    assert manifest["best"]["mean_rank_of_gold"] == 1
+    assert len(manifest["epochs"]) == 6
 
 
-def test_the_answer_job_says_what_the_last_validation_said(
-    lesson: dict[str, Any], learned: dict[str, Any], tmp_path: Path
+def test_the_answer_job_reaches_the_figures_of_the_best_validation(
+    base: dict[str, Any], manifest: dict[str, Any], tmp_path: Path
 ):
     documents, questions = stories()
-    asked = pa.Table.from_pylist(questions, QUESTIONS)
-    job = write_job(tmp_path, f"{lesson['output']}/model", documents, asked)
+    question_table = pa.Table.from_pylist(questions, QUESTIONS)
+    job = write_job(tmp_path, f"{base['output']}/model", documents, question_table)
     answer_documents(job)
-    found = evaluate(job.output, job.questions, "cmrc").overall
-    assert (found.exact_match, found.f1) == (learned["best"]["exact_match"], learned["best"]["f1"])
+    scores = evaluate(job.output, job.questions, "cmrc").overall
+    assert (scores.exact_match, scores.f1) == (manifest["best"]["exact_match"], manifest["best"]["f1"])
     assert len(read_rows(job, "answers")) == 18
 
 
-def test_the_model_says_what_it_is_and_how_it_wants_to_be_used(lesson: dict[str, Any], learned: dict[str, Any]):
-    checkpoint = open_checkpoint(f"{lesson['output']}/model")
+def test_the_model_folder_has_its_settings_scores_and_license(base: dict[str, Any], manifest: dict[str, Any]):
+    checkpoint = open_checkpoint(f"{base['output']}/model")
     assert checkpoint.settings.max_tokens == 64
     assert checkpoint.settings.model_fields_set >= {"score_slope", "score_intercept", "no_answer_threshold"}
     extra = checkpoint.settings.model_extra or {}
-    assert extra["licence"] == "CC0-1.0"
-    assert extra["scores"]["f1"] == learned["best"]["f1"]
-    assert extra["epoch"] == learned["best"]["epoch"]
+    assert extra["license"] == "CC0-1.0"
+    assert extra["scores"]["f1"] == manifest["best"]["f1"]
+    assert extra["epoch"] == manifest["best"]["epoch"]
 
 
-def test_tensorboard_has_the_course_of_learning_and_some_answers(lesson: dict[str, Any], learned: dict[str, Any]):
-    values = tensorboard(Path(lesson["output"]) / "tensorboard")
+def test_tensorboard_has_the_training_curves_and_some_answers(base: dict[str, Any], manifest: dict[str, Any]):
+    values = tensorboard(Path(base["output"]) / "tensorboard")
     assert values["train/loss"][-1] < 0.2 * values["train/loss"][0]
     assert len(values["validation/f1"]) == 6
     for name in ("train/learning_rate", "train/tokens_per_second", "validation/gold_among_n_best"):
@@ -131,28 +133,28 @@ def test_tensorboard_has_the_course_of_learning_and_some_answers(lesson: dict[st
 
 
 def tensorboard(folder: Path) -> dict[str, list[Any]]:
-    """The values of each name, in order."""
-    found: dict[str, list[Any]] = {}
+    """The logged values by tag, in order."""
+    values: dict[str, list[Any]] = {}
     for path in sorted(folder.iterdir()):
         content = path.read_bytes()
-        while content:  # length, its checksum, the event, its checksum
+        while content:  # a record: length, checksum of it, event, checksum of it
             length = int.from_bytes(content[:8], "little")
             for value in Event.FromString(content[12 : 12 + length]).summary.value:
                 text = value.tensor.string_val
-                found.setdefault(value.tag, []).append(text[0].decode() if text else value.simple_value)
+                values.setdefault(value.tag, []).append(text[0].decode() if text else value.simple_value)
             content = content[16 + length :]
-    return found
+    return values
 
 
-def test_a_finished_lesson_is_left_as_it_is_and_another_one_refused(lesson: dict[str, Any], learned: dict[str, Any]):
-    assert finetune(config(lesson, lesson["output"])) == learned
-    assert finetune(config(lesson, lesson["output"], runner={"workers": 2})) == learned
+def test_a_finished_output_is_left_unchanged_and_another_job_is_refused(base: dict[str, Any], manifest: dict[str, Any]):
+    assert finetune(config(base, base["output"])) == manifest
+    assert finetune(config(base, base["output"], runner={"workers": 2})) == manifest
     with raises_error(OutputError, "holds another run, which differs in training.epochs (6 there, 7 now)"):
-        finetune(config(lesson, lesson["output"], training={"epochs": 7}))
+        finetune(config(base, base["output"], training={"epochs": 7}))
 
 
 def steps_done(output: Path) -> int:
-    """The steps behind the last checkpoint."""
+    """The number of steps at the last checkpoint."""
     steps = [0]
     for path in output.glob("_run/train/checkpoint_*/progress.json"):
         with suppress(ValueError, FileNotFoundError):  # it is being written, or removed
@@ -160,12 +162,12 @@ def steps_done(output: Path) -> int:
     return max(steps)
 
 
-def test_a_killed_worker_is_started_again_and_so_is_a_killed_run_to_the_same_end(
-    lesson: dict[str, Any], learned: dict[str, Any], tmp_path: Path
+def test_a_killed_worker_and_a_killed_run_resume_and_give_the_weights_of_an_uninterrupted_run(
+    base: dict[str, Any], manifest: dict[str, Any], tmp_path: Path
 ):
-    own, output = config(lesson, tmp_path / "out"), tmp_path / "out"
+    job, output = config(base, tmp_path / "out"), tmp_path / "out"
     log = tmp_path / "log"
-    with command_line(write_config(tmp_path, own), log, verb="finetune") as process:
+    with command_line(write_config(tmp_path, job), log, verb="finetune") as process:
         wait_for(lambda: steps_done(output), process, log)
         workers = [child for child in descendants(process.pid) if "TrainWorker" in title(child)]
         assert len(workers) == 1
@@ -174,16 +176,16 @@ def test_a_killed_worker_is_started_again_and_so_is_a_killed_run_to_the_same_end
         num_steps = steps_done(output)
         wait_for(lambda: steps_done(output) > num_steps, process, log)
     assert not (output / "_SUCCESS").exists()
-    manifest = finetune(own)
-    assert [epoch["f1"] for epoch in manifest["epochs"]] == [epoch["f1"] for epoch in learned["epochs"]]
-    assert_same_weights(output, lesson["output"], 1e-5)
+    resumed = finetune(job)
+    assert [epoch["f1"] for epoch in resumed["epochs"]] == [epoch["f1"] for epoch in manifest["epochs"]]
+    assert_same_weights(output, base["output"], 1e-5)
     assert "Traceback" not in log.read_text()
 
 
 @pytest.mark.usefixtures("ray_session")
-def test_two_workers_learn_what_one_learns(lesson: dict[str, Any], learned: dict[str, Any], tmp_path: Path):
-    finetune(config(lesson, tmp_path, runner={"workers": 2}))
-    assert_same_weights(tmp_path, lesson["output"], 2e-2)  # other sums, which learning makes larger
+def test_two_workers_train_nearly_the_weights_of_one(base: dict[str, Any], manifest: dict[str, Any], tmp_path: Path):
+    finetune(config(base, tmp_path, runner={"workers": 2}))
+    assert_same_weights(tmp_path, base["output"], 2e-2)  # sums in another order, a difference that grows with the steps
     assert json.loads((tmp_path / "manifest.json").read_text())["best"]["f1"] == 100
 
 
@@ -194,66 +196,69 @@ def endpoint_url(tmp_path: Path) -> Iterator[str]:
 
 
 @pytest.mark.usefixtures("ray_session")
-def test_it_learns_from_and_to_object_storage(lesson: dict[str, Any], tmp_path: Path, endpoint_url: str):
+def test_tables_and_output_may_be_on_object_storage(base: dict[str, Any], tmp_path: Path, endpoint_url: str):
     filesystem = bucket(endpoint_url, "lake")
     for name in ("documents", "questions"):
-        filesystem.put(f"{lesson[name]}/", f"lake/{name}/", recursive=True)
+        filesystem.put(f"{base[name]}/", f"lake/{name}/", recursive=True)
     tables = {name: f"s3://lake/{name}" for name in ("documents", "questions")}
-    own = config(
-        lesson | tables,
-        "s3://lake/learned",
+    job = config(
+        base | tables,
+        "s3://lake/finetuned",
         validation=tables,
         training={"epochs": 1},
         storage={"endpoint_url": endpoint_url, "addressing_style": "path"},
     )
-    manifest = finetune(own)
-    assert len(manifest["epochs"]) == 1
-    found = {path.removeprefix("lake/learned/") for path in filesystem.find("lake/learned")}
-    assert {"_SUCCESS", "manifest.json", "model/model.safetensors", "model/qa_ray.json"} <= found
-    assert any(path.startswith("tensorboard/") for path in found)
-    assert not any(path.startswith("_run/") for path in found)
+    assert len(finetune(job)["epochs"]) == 1
+    files = {path.removeprefix("lake/finetuned/") for path in filesystem.find("lake/finetuned")}
+    assert {"_SUCCESS", "manifest.json", "model/model.safetensors", "model/qa_ray.json"} <= files
+    assert any(path.startswith("tensorboard/") for path in files)
+    assert not any(path.startswith("_run/") for path in files)
 
 
 @pytest.mark.usefixtures("ray_session")
-def test_without_epochs_the_model_stays_and_is_calibrated(lesson: dict[str, Any], learned: Any, tmp_path: Path):
+def test_without_epochs_the_weights_are_unchanged_and_the_scores_calibrated(
+    base: dict[str, Any], manifest: Any, tmp_path: Path
+):
     model = tmp_path / "model"
-    shutil.copytree(f"{lesson['output']}/model", model)
-    unsure = {"score_slope": 0.1, "score_intercept": 9.0, "lexical_weight": 0.25}
-    (model / "qa_ray.json").write_text(json.dumps(json.loads((model / "qa_ray.json").read_text()) | unsure))
-    tables = {name: lesson[name] for name in ("documents", "questions")}
+    shutil.copytree(f"{base['output']}/model", model)
+    miscalibrated = {"score_slope": 0.1, "score_intercept": 9.0, "lexical_weight": 0.25}
+    (model / "qa_ray.json").write_text(json.dumps(json.loads((model / "qa_ray.json").read_text()) | miscalibrated))
+    tables = {name: base[name] for name in ("documents", "questions")}
     training = {"epochs": 0, "dtype": "float32"}
-    own = {**lesson, **tables, "model": str(model), "validation": {"metric": "cmrc"}, "training": training}
-    manifest = finetune(check_config(FinetuneConfig, own | {"output": str(tmp_path / "calibrated")}, "test"))
-    assert manifest["counts"]["questions to validate with"] == 18
-    assert "questions to learn from" not in manifest["counts"]
-    assert manifest["best"]["f1"] == 100
-    fitted, learnt_with = (
-        open_checkpoint(f"{folder}/model").settings for folder in (tmp_path / "calibrated", lesson["output"])
+    values = {**base, **tables, "model": str(model), "validation": {"metric": "cmrc"}, "training": training}
+    calibrated = finetune(check_config(FinetuneConfig, values | {"output": str(tmp_path / "calibrated")}, "test"))
+    assert calibrated["counts"]["validation_questions"] == 18
+    assert "training_questions" not in calibrated["counts"]
+    assert calibrated["best"]["f1"] == 100
+    fitted, expected = (
+        open_checkpoint(f"{folder}/model").settings for folder in (tmp_path / "calibrated", base["output"])
     )
-    assert fitted.score_slope == pytest.approx(learnt_with.score_slope, rel=1e-3) != 1
-    assert fitted.score_intercept == pytest.approx(learnt_with.score_intercept, rel=1e-3)
+    assert fitted.score_slope == pytest.approx(expected.score_slope, rel=1e-3) != 1
+    assert fitted.score_intercept == pytest.approx(expected.score_intercept, rel=1e-3)
     assert fitted.lexical_weight == 0.25
-    assert_same_weights(tmp_path / "calibrated", lesson["output"], 0)
+    assert_same_weights(tmp_path / "calibrated", base["output"], 0)
 
 
 @pytest.mark.usefixtures("ray_session")
-def test_without_epochs_the_mean_of_models_is_calibrated(lesson: dict[str, Any], learned: Any, tmp_path: Path):
-    first, last = lesson["model"], f"{lesson['output']}/model"
-    training = {"epochs": 0, "averaged_with": [first, last]}
-    plan = config(lesson | {"model": first}, tmp_path / "mean", training=training)
-    finetune(plan)
-    begun, ended, mean = load_file(Path(first) / "model.safetensors"), weights(lesson["output"]), weights(plan.output)
+def test_without_epochs_the_mean_of_several_models_is_saved_and_calibrated(
+    base: dict[str, Any], manifest: Any, tmp_path: Path
+):
+    initial, trained = base["model"], f"{base['output']}/model"
+    training = {"epochs": 0, "averaged_with": [initial, trained]}
+    job = config(base | {"model": initial}, tmp_path / "mean", training=training)
+    finetune(job)
+    first, last, mean = load_file(Path(initial) / "model.safetensors"), weights(base["output"]), weights(job.output)
     for name in mean:
-        torch.testing.assert_close(mean[name], (2 * begun[name] + ended[name]) / 3)
+        torch.testing.assert_close(mean[name], (2 * first[name] + last[name]) / 3)
     with raises_error(OutputError, "holds another run, which differs in training.averaged_with"):
-        finetune(config(lesson | {"model": first}, plan.output, training=training | {"averaged_with": [first]}))
+        finetune(config(base | {"model": initial}, job.output, training=training | {"averaged_with": [initial]}))
 
 
 @pytest.mark.usefixtures("ray_session")
-def test_what_cannot_be_learnt_from_is_rejected_with_its_reason(lesson: dict[str, Any], tmp_path: Path):
+def test_questions_that_cannot_be_used_for_training_are_rejected_with_the_reason(base: dict[str, Any], tmp_path: Path):
     documents, questions = stories()
     text = TEXTS[0]
-    bad = {
+    bad_questions = {
         "not there": ("谁？", [{"text": "小美", "start_char": 0}], "answer_not_found"),
         "ambiguous": ("谁？", [{"text": "小明", "start_char": 3}], "answer_ambiguous"),
         "empty": ("谁？", [{"text": " ", "start_char": 0}], "empty_answer"),
@@ -262,48 +267,62 @@ def test_what_cannot_be_learnt_from_is_rejected_with_its_reason(lesson: dict[str
         "again": (questions[0]["question"], questions[0]["answers"], "duplicate"),
         "too long": ("谁" * 30, [{"text": "小明", "start_char": 0}], "question_too_long"),
     }
-    for name, (question, gold, _) in bad.items():
+    for name, (question, gold, _) in bad_questions.items():
         questions.append({"question_id": name, "question": question, "document_id": "story 0", "answers": gold})
     moved = [{"text": "很高兴", "start_char": 0}, {"text": "很难过", "start_char": 1}]
     questions.append({"question_id": "moved", "question": "怎么样？", "document_id": "story 0", "answers": moved})
     questions.append({"question_id": "none", "question": "什么？", "document_id": "story 0", "answers": []})
     assert "很高兴" in text
     lost = {"question_id": "lost", "question": "谁？", "document_id": "story 9", "answers": []}
-    bad["lost"] = ("谁？", [], "unknown_document")
+    bad_questions["lost"] = ("谁？", [], "unknown_document")
     tables = write_tables(tmp_path / "tables", documents, [*questions, lost])
-    plan = make_plan(config(lesson | tables, tmp_path / "out"))
+    plan = make_plan(config(base | tables, tmp_path / "out"))
     with acquire_output(plan.output, plan.identity) as output:
-        labeled = label(plan, output)
+        data = label_data(plan, output)
     rejects = pq.read_table(tmp_path / "out" / "rejects").to_pylist()
-    assert {row["question_id"]: row["reason"] for row in rejects} == {name: row[2] for name, row in bad.items()}
-    assert labeled.rejects.total() == len(bad)
-    assert labeled.counts["questions to learn from"] == 18 + 2
-    assert labeled.counts["answers relocated"] == 1
-    assert labeled.counts["answers answer_not_found"] == 2
+    reasons = {name: reason for name, (_, _, reason) in bad_questions.items()}
+    assert {row["question_id"]: row["reason"] for row in rejects} == reasons
+    assert data.rejects.total() == len(bad_questions)
+    assert data.counts["training_questions"] == 18 + 2
+    assert data.counts["gold_relocated"] == 1
+    assert data.counts["gold_answer_not_found"] == 2
 
 
 @pytest.mark.usefixtures("ray_session")
-def test_nothing_to_learn_from_or_to_validate_with_is_told(lesson: dict[str, Any], tmp_path: Path):
+def test_a_job_without_training_or_validation_questions_is_an_input_error(base: dict[str, Any], tmp_path: Path):
     documents, questions = stories()
     tables = write_tables(tmp_path / "tables", documents, [row | {"answers": None} for row in questions])
-    with raises_error(InputError, "questions: nothing to learn from in ", "18 no_gold", "rejects"):
-        finetune(config(lesson | tables, tmp_path / "one"))
-    own = lesson | {"output": str(tmp_path / "two"), "validation": {"held_out": 1e-9}}
+    with raises_error(InputError, "questions: no question of ", "can be used for training: 18 no_gold; see", "rejects"):
+        finetune(config(base | tables, tmp_path / "one"))
+    values = base | {"output": str(tmp_path / "two"), "validation": {"held_out": 1e-9}}
     with raises_error(InputError, "no document with questions was held out; raise validation.held_out"):
-        finetune(check_config(FinetuneConfig, own, "test"))
+        finetune(check_config(FinetuneConfig, values, "test"))
 
 
-def test_settings_that_do_not_fit_are_told_before_anything_runs(lesson: dict[str, Any], tmp_path: Path):
+@pytest.mark.usefixtures("ray_session")
+def test_a_damaged_table_of_documents_is_an_input_error(base: dict[str, Any], tmp_path: Path):
+    tables = write_tables(tmp_path / "tables", *stories())
+    path = tmp_path / "tables" / "documents" / "part.parquet"
+    texts = pq.ParquetFile(path).metadata.row_group(0).column(1)
+    content = bytearray(path.read_bytes())
+    first = texts.dictionary_page_offset or texts.data_page_offset
+    content[first : first + texts.total_compressed_size] = bytes(texts.total_compressed_size)
+    path.write_bytes(content)
+    with raises_error(InputError, "documents: ", "part.parquet' cannot be read as Parquet"):
+        finetune(config(base | tables, tmp_path / "out", validation={"documents": None, "questions": None}))
+
+
+def test_settings_that_do_not_fit_are_errors_before_anything_runs(base: dict[str, Any], tmp_path: Path):
     with raises_error(ConfigError, "training.window_tokens: 4096 is not between 43", "and 130, the most that"):
-        finetune(config(lesson, tmp_path / "out", training={"window_tokens": [64, 4096]}))
-    with raises_error(ModelError, "model 'org/name': no such folder here, and the hub did not give it"):
-        finetune(config(lesson | {"model": "org/name"}, tmp_path / "out"))
-    with raises_error(ModelError, "model 'org/other': no such folder here, and the hub did not give it"):
-        finetune(config(lesson, tmp_path / "out", training={"averaged_with": ["org/other"]}))
-    with raises_error(ModelError, "training.averaged_with: 'default' is not like the model", "embeddings"):
-        finetune(config(lesson, tmp_path / "out", training={"averaged_with": ["default"]}))
+        finetune(config(base, tmp_path / "out", training={"window_tokens": [64, 4096]}))
+    with raises_error(ModelError, "model 'org/name': no such folder, and it cannot be downloaded from the hub"):
+        finetune(config(base | {"model": "org/name"}, tmp_path / "out"))
+    with raises_error(ModelError, "model 'org/other': no such folder, and it cannot be downloaded from the hub"):
+        finetune(config(base, tmp_path / "out", training={"averaged_with": ["org/other"]}))
+    with raises_error(ModelError, "training.averaged_with: 'default' cannot be averaged with the model", "embeddings"):
+        finetune(config(base, tmp_path / "out", training={"averaged_with": ["default"]}))
     with raises_error(ConfigError, "validation needs documents and questions, or neither"):
-        check_config(FinetuneConfig, lesson | {"validation": {"documents": "x"}}, "test")
+        check_config(FinetuneConfig, base | {"validation": {"documents": "x"}}, "test")
     tables = write_tables(tmp_path / "tables", *stories())
     path = tmp_path / "tables" / "questions" / "part.parquet"
     table = pq.read_table(path)
@@ -311,5 +330,5 @@ def test_settings_that_do_not_fit_are_told_before_anything_runs(lesson: dict[str
     with raises_error(
         InputError, "questions: the column 'answers' has type string, not list<struct<text, start_char>>"
     ):
-        finetune(config(lesson | tables, tmp_path / "out"))
+        finetune(config(base | tables, tmp_path / "out"))
     assert not (tmp_path / "out").exists()

@@ -1,4 +1,4 @@
-"""Gold answers found in their documents, and in their windows; on all real data where it is at hand."""
+"""Gold answers are located in their documents and windows; also on real data sets where they are available."""
 
 import json
 import unicodedata
@@ -30,52 +30,50 @@ DOCUMENT = "Ada Vane built it. Ada Vane sold it. " + "-" * 2 * REACH_CHARS + " I
         ("Ida Crow", None, Located(DOCUMENT.index("Ida"), DOCUMENT.index("Ida") + 8, "found")),
     ],
 )
-def test_an_answer_is_found_where_it_was_said_or_else_where_it_stands_once(answer, start_char, expected):
+def test_an_answer_is_located_at_the_given_character_or_at_its_only_occurrence(answer, start_char, expected):
     assert locate(DOCUMENT, answer, start_char) == expected
 
 
 @pytest.mark.parametrize(
     ("answer", "start_char", "reason", "detail"),
     [
-        ("Ada Vane", 5, "answer_ambiguous", "'Ada Vane' stands 2 times within 200 characters of 5"),
-        ("Ada Vane", None, "answer_ambiguous", "'Ada Vane' stands 2 times within the document"),
-        ("Ida Crow", 0, "answer_not_found", "'Ida Crow' stands 0 times within 200 characters of 0"),
-        ("Eve Holm", None, "answer_not_found", "'Eve Holm' stands 0 times within the document"),
+        ("Ada Vane", 5, "answer_ambiguous", "'Ada Vane' occurs 2 times within 200 characters of 5"),
+        ("Ada Vane", None, "answer_ambiguous", "'Ada Vane' occurs 2 times within the document"),
+        ("Ida Crow", 0, "answer_not_found", "'Ida Crow' occurs 0 times within 200 characters of 0"),
+        ("Eve Holm", None, "answer_not_found", "'Eve Holm' occurs 0 times within the document"),
         (" ", 3, "empty_answer", "the answer at character 3 is empty"),
         ("", None, "empty_answer", "the answer is empty"),
     ],
 )
-def test_an_answer_that_could_be_anywhere_is_a_fault(answer, start_char, reason, detail):
+def test_an_answer_that_occurs_never_or_more_than_once_is_a_fault(answer, start_char, reason, detail):
     assert locate(DOCUMENT, answer, start_char) == Fault(reason, detail)
 
 
 @given(st.text(max_size=80), st.data())
-def test_a_begin_that_is_right_is_never_doubted(text: str, data: st.DataObject):
+def test_a_correct_start_character_is_always_accepted(text: str, data: st.DataObject):
     start = data.draw(st.integers(0, len(text)))
     answer = text[start : data.draw(st.integers(start, len(text)))]
-    found = locate(text, answer, start)
+    located = locate(text, answer, start)
     if answer.strip():
-        assert isinstance(found, Located)
-        assert text[found.start_char : found.stop_char] == answer.strip()
-        assert found.how == "as_given"
+        assert isinstance(located, Located)
+        assert text[located.start_char : located.stop_char] == answer.strip()
+        assert located.how == "as_given"
     else:
-        assert isinstance(found, Fault)
+        assert isinstance(located, Fault)
 
 
 @given(st.integers(1, 60), st.integers(1, 25), st.data())
-def test_a_window_holds_an_answer_whole_or_cuts_it_or_knows_nothing_of_it(
-    num_tokens: int, room: int, data: st.DataObject
-):
-    found = windows(num_tokens, room, data.draw(st.integers(0, room - 1)))
+def test_each_window_contains_an_answer_cuts_it_or_has_no_part_of_it(num_tokens: int, room: int, data: st.DataObject):
+    document_windows = windows(num_tokens, room, data.draw(st.integers(0, room - 1)))
     spans = st.integers(0, num_tokens - 1).flatmap(lambda a: st.tuples(st.just(a), st.integers(a + 1, num_tokens)))
     answers = data.draw(st.lists(spans, max_size=3))
-    said = labels(found, answers)
-    assert said.is_inside_WA.shape == (len(found), len(answers))
-    for w in range(len(found)):
-        window = set(range(found.start_W[w], found.stop_W[w]))
-        parts = [len(window & {*range(*answer)}) / (answer[1] - answer[0]) for answer in answers]
-        assert said.is_inside_WA[w].tolist() == [part == 1 for part in parts]
-        assert said.is_cut_W[w] == (any(0 < part < 1 for part in parts) and not any(part == 1 for part in parts))
+    is_inside_WA, is_cut_W = labels(document_windows, answers)
+    assert is_inside_WA.shape == (len(document_windows), len(answers))
+    for w in range(len(document_windows)):
+        window = set(range(document_windows.start_W[w], document_windows.stop_W[w]))
+        fractions = [len(window & {*range(*answer)}) / (answer[1] - answer[0]) for answer in answers]
+        assert is_inside_WA[w].tolist() == [fraction == 1 for fraction in fractions]
+        assert is_cut_W[w] == (any(0 < fraction < 1 for fraction in fractions) and 1 not in fractions)
 
 
 FILES = {
@@ -86,7 +84,7 @@ FILES = {
     "train/qed-dev.json": {"as_given": 1_774, "within a token": 1},
     "train/squad2-train-first-10-articles.json": {"as_given": 4_371, "within a token": 29},
     "train/squadshifts-amazon.json": {"as_given": 27_318, "within a token": 44},
-    "train/squadshifts-new-wiki.json": {"as_given": 22_794, "within a token": 41, "ends with what is no token": 1},
+    "train/squadshifts-new-wiki.json": {"as_given": 22_794, "within a token": 41, "ends without a token": 1},
     "train/squadshifts-reddit.json": {"as_given": 27_692, "within a token": 25},
     "long/cuad-v1.json": {"as_given": 13_831, "within a token": 129},
     "long/timeqa-train.json": {"as_given": 1_080},
@@ -98,10 +96,10 @@ FILES = {
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_tokens_of_real_gold_decode_to_its_text(name: str):
-    """Where a gold answer begins or ends within a token, the tokens hold more than the answer."""
+def test_the_tokens_of_real_gold_answers_decode_to_their_texts(name: str):
+    """Where a gold answer starts or ends within a token, the tokens cover more than the answer."""
     if not (DATA / name).is_file():
-        pytest.skip(f"{name} is not at hand")
+        pytest.skip(f"{name} is not available")
     tokenizer = Tokenizer(open_checkpoint("default").folder)
     counts: Counter[str] = Counter()
     for article in json.loads((DATA / name).read_text(encoding="utf-8"))["data"]:
@@ -109,16 +107,16 @@ def test_tokens_of_real_gold_decode_to_its_text(name: str):
             text = paragraph["context"]
             tokens = tokenizer(text)
             for answer in (answer for qa in paragraph["qas"] for answer in qa["answers"]):
-                found = locate(text, answer["text"], answer["answer_start"])
-                counts[found.how if isinstance(found, Located) else found.reason] += 1
-                if isinstance(found, Located):
-                    start, stop = tokens_of(tokens, found.start_char, found.stop_char)
+                located = locate(text, answer["text"], answer["answer_start"])
+                counts[located.how if isinstance(located, Located) else located.reason] += 1
+                if isinstance(located, Located):
+                    start, stop = tokens_of(tokens, located.start_char, located.stop_char)
                     first, last = trim(text, int(tokens.start_char_T[start]), int(tokens.stop_char_T[stop - 1]))
-                    assert first <= found.start_char
-                    lost = text[last : found.stop_char]
+                    assert first <= located.start_char
+                    lost = text[last : located.stop_char]
                     assert all(unicodedata.category(character) == "Cf" for character in lost)  # a joiner, no text
                     if lost:
-                        counts["ends with what is no token"] += 1
-                    elif (first, last) != (found.start_char, found.stop_char):
+                        counts["ends without a token"] += 1
+                    elif (first, last) != (located.start_char, located.stop_char):
                         counts["within a token"] += 1
     assert counts == FILES[name]

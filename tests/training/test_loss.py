@@ -1,4 +1,4 @@
-"""The loss is that of the textbook, example by example."""
+"""The loss of each example agrees with its textbook definition."""
 
 import math
 
@@ -21,43 +21,42 @@ def loss(*answers: tuple[int, int, int]) -> torch.Tensor:
 
 def test_one_answer_is_the_cross_entropy_of_start_and_end():
     start_N, end_N = logits()
-    said = [0, 4, 5, 6, 7]  # of the second example: the first special token and the document
-    found = loss((0, 0, 0), (1, 5, 6))[1]
-    one = cross_entropy(start_N[6:][said][None], torch.tensor([2]))
-    other = cross_entropy(end_N[6:][said][None], torch.tensor([3]))
-    torch.testing.assert_close(found, one + other)
+    allowed = [0, 4, 5, 6, 7]  # of the second example: the first special token and the document
+    start_loss = cross_entropy(start_N[6:][allowed][None], torch.tensor([2]))
+    end_loss = cross_entropy(end_N[6:][allowed][None], torch.tensor([3]))
+    torch.testing.assert_close(loss((0, 0, 0), (1, 5, 6))[1], start_loss + end_loss)
 
 
-def test_of_several_answers_the_probabilities_are_added():
+def test_the_probabilities_of_several_answers_are_added():
     first, second = loss((0, 3, 4), (1, 0, 0))[0], loss((0, 4, 4), (1, 0, 0))[0]
     both = loss((0, 3, 4), (0, 4, 4), (1, 0, 0))[0]
     assert math.isclose(math.exp(-both), math.exp(-first) + math.exp(-second), rel_tol=1e-5)
 
 
-def test_question_and_special_tokens_have_no_part_in_it():
-    start_N, end_N = (of.requires_grad_() for of in logits())
+def test_question_and_special_tokens_do_not_affect_the_loss():
+    start_N, end_N = (logits_N.requires_grad_() for logits_N in logits())
     answers = torch.tensor([(0, 3, 4), (1, 0, 0)])
     answer_loss(start_N, end_N, LENGTHS, STARTS, STOPS, answers).sum().backward()
     assert start_N.grad is not None
     assert start_N.grad.nonzero().flatten().tolist() == [0, 3, 4, 6, 10, 11, 12, 13]
 
 
-def test_tokens_behind_the_last_window_are_padding():
+def test_logits_after_the_last_example_are_ignored():
     start_N, end_N = logits()
     answers = torch.tensor([(0, 3, 4), (1, 5, 6)])
-    padded = [torch.cat([of, torch.full((3,), 50.0)]) for of in (start_N, end_N)]
+    padded = [torch.cat([logits_N, torch.full((3,), 50.0)]) for logits_N in (start_N, end_N)]
     torch.testing.assert_close(
         answer_loss(padded[0], padded[1], LENGTHS, STARTS, STOPS, answers), loss((0, 3, 4), (1, 5, 6))
     )
 
 
-def test_logits_far_apart_give_finite_losses_and_gradients():
+def test_extreme_logits_give_finite_losses_and_gradients():
     start_N = torch.full((15,), -1e4)
     start_N[0] = 1e4
     start_N.requires_grad_()
     answers = torch.tensor([(0, 3, 4), (0, 4, 4), (1, 5, 6)])
-    found = answer_loss(start_N, start_N, LENGTHS, STARTS, STOPS, answers)
-    found.sum().backward()
-    assert found.isfinite().all()
+    loss_B = answer_loss(start_N, start_N, LENGTHS, STARTS, STOPS, answers)
+    loss_B.sum().backward()
+    assert loss_B.isfinite().all()
     assert start_N.grad is not None
     assert start_N.grad.isfinite().all()

@@ -1,4 +1,4 @@
-"""BERT and RoBERTa made into Longformers: the same logits where every token sees every other, and longer inputs."""
+"""BERT and RoBERTa converted to Longformer: the same logits where every token sees every other, and longer inputs."""
 
 import shutil
 from pathlib import Path
@@ -12,7 +12,7 @@ from transformers import AutoModel, AutoModelForQuestionAnswering, AutoTokenizer
 from qa_ray import Reader
 from qa_ray.cli.main import main
 from qa_ray.errors import ConfigError, ModelError, OutputError
-from qa_ray.model.longformer.convert import Lengthened, lengthen
+from qa_ray.model.lengthen import Lengthened, lengthen
 
 MAX_TOKENS, ATTENTION_WINDOW = 300, 64
 
@@ -55,7 +55,7 @@ def test_positions_repeat_up_to_the_new_length(tmp_path: Path, models: dict[str,
 
 
 @pytest.mark.parametrize("family", ["bert", "roberta"])
-def test_a_reader_takes_windows_of_the_new_length(tmp_path: Path, models: dict[str, str], family: str):
+def test_a_reader_accepts_windows_of_the_new_length(tmp_path: Path, models: dict[str, str], family: str):
     lengthened(models[family], tmp_path / "long")
     reader = Reader(
         str(tmp_path / "long"), dtype="float32", max_tokens=MAX_TOKENS, overlap_tokens=60, max_question_tokens=16
@@ -66,7 +66,7 @@ def test_a_reader_takes_windows_of_the_new_length(tmp_path: Path, models: dict[s
     assert len(reader.layout.middle) == 2
 
 
-def test_a_source_without_a_head_gets_a_new_one_and_says_so(tmp_path: Path, models: dict[str, str]):
+def test_a_source_without_a_head_gets_a_new_one_and_the_report_says_so(tmp_path: Path, models: dict[str, str]):
     AutoModel.from_pretrained(models["bert"]).save_pretrained(tmp_path / "headless")
     AutoTokenizer.from_pretrained(models["bert"]).save_pretrained(tmp_path / "headless")
     made = lengthened(str(tmp_path / "headless"), tmp_path / "long")
@@ -75,10 +75,10 @@ def test_a_source_without_a_head_gets_a_new_one_and_says_so(tmp_path: Path, mode
     assert Reader(str(tmp_path / "long"), dtype="float32", max_tokens=100, overlap_tokens=10).answer("Who?", TEXT)
 
 
-def test_mistakes_are_told_and_leave_nothing_behind(tmp_path: Path, models: dict[str, str]):
+def test_errors_are_reported_and_leave_no_output(tmp_path: Path, models: dict[str, str]):
     with raises_error(ModelError, "its family is 'distilbert'; only bert and roberta can be lengthened"):
         lengthened(models["distilbert"], tmp_path / "long")
-    with raises_error(ConfigError, "attention_window=33: half of it lies on either side; give an even number"):
+    with raises_error(ConfigError, "attention_window=33: half of it is on either side; give an even number"):
         lengthen(model=models["bert"], output=str(tmp_path / "long"), max_tokens=100, attention_window=33)
     with raises_error(ModelError, "no such folder"):
         lengthened(str(tmp_path / "nothing"), tmp_path / "long")
@@ -97,7 +97,7 @@ def test_mistakes_are_told_and_leave_nothing_behind(tmp_path: Path, models: dict
     assert (tmp_path / "long" / "config.json").read_bytes() == before
 
 
-def test_the_verb_reads_the_config_that_comes_along(
+def test_the_command_reads_the_config_in_the_repository(
     tmp_path: Path, models: dict[str, str], capsys: pytest.CaptureFixture[str]
 ):
     output = str(tmp_path / "long")

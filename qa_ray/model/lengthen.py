@@ -1,9 +1,9 @@
 """A BERT or RoBERTa checkpoint -> a Longformer with the same weights, for inputs several times as long.
 
-The recipe of the Longformer paper (Beltagy et al. 2020, section 5): the learned positions are repeated up to the new
-length, and every query, key and value projection gets a twin of equal weights for global attention. On inputs of at
-most half an attention window, where every token sees every other, the outputs are those of the source (with all token
-types 0); beyond, it is a good start for fine-tuning.
+The recipe of the Longformer paper (Beltagy et al. 2020, section 5): the learned position embeddings are repeated up to
+the new length, and every query, key and value projection is copied for global attention. On inputs of at most half an
+attention window, where every token sees every other, the outputs are those of the source (with all token types 0); on
+longer ones it is a good start for fine-tuning.
 """
 
 from dataclasses import dataclass
@@ -24,10 +24,9 @@ from transformers.utils import logging as transformers_logging
 from qa_ray.errors import ConfigError, ModelError
 from qa_ray.io.storage import new_folder
 from qa_ray.model.checkpoint import open_checkpoint
+from qa_ray.model.families import FAMILIES, find_family
 from qa_ray.model.tokenizer import Tokenizer
 
-# How each family counts positions: RoBERTa from the padding's id + 1 on, like Longformer; BERT from 0.
-FAMILIES = {"bert": False, "roberta": True}
 SHARED_SETTINGS = (
     "vocab_size",
     "hidden_size",
@@ -45,7 +44,7 @@ SHARED_SETTINGS = (
 
 @dataclass(frozen=True)
 class Lengthened:
-    """What was made."""
+    """The Longformer that was written."""
 
     output: str
     max_tokens: int
@@ -54,8 +53,8 @@ class Lengthened:
     has_head: bool  # whether the source had a question-answering head
 
     def __str__(self) -> str:
-        """For a person to read."""
-        why = "it has yet to learn from long inputs" if self.has_head else "its question-answering head is new"
+        """The report for the terminal."""
+        why = "it has not been trained on long inputs" if self.has_head else "its question-answering head is new"
         return (
             f"a Longformer of {self.num_parameters / 1e6:,.1f} M parameters, for {self.max_tokens:,} tokens, with "
             f"attention windows of {self.attention_window}: {self.output}\nfine-tune it before use: {why}"
@@ -63,17 +62,20 @@ class Lengthened:
 
 
 def lengthen(*, model: str, output: str, max_tokens: int, attention_window: int) -> Lengthened:
-    """Makes a Longformer out of the checkpoint ``model`` and saves it with its tokenizer in the folder ``output``.
+    """Converts the checkpoint ``model`` to a Longformer and saves it with its tokenizer in the folder ``output``.
+
+    ``max_tokens`` is its longest window, ``attention_window`` the number of tokens that a local token sees (half on
+    either side).
 
     Raises:
-        ModelError: the checkpoint is of another family, or lacks safetensors or a fast tokenizer.
+        ModelError: the family cannot be lengthened, or the checkpoint lacks safetensors or a fast tokenizer.
         ConfigError: an odd attention window.
-        OutputError: something stands in the folder already, or it cannot be written.
+        OutputError: the folder is not empty, or cannot be written.
     """
     if attention_window % 2:
-        raise ConfigError(f"attention_window={attention_window}: half of it lies on either side; give an even number")
+        raise ConfigError(f"attention_window={attention_window}: half of it is on either side; give an even number")
     transformers_logging.disable_progress_bar()
-    transformers_logging.set_verbosity_error()  # what is missing or new is told below
+    transformers_logging.set_verbosity_error()  # missing and new weights are reported below
     with new_folder(output) as place:
         folder = open_checkpoint(model, needs_head=False).folder
         try:
@@ -83,11 +85,11 @@ def lengthen(*, model: str, output: str, max_tokens: int, attention_window: int)
         except (OSError, ValueError, KeyError, RuntimeError) as error:
             reason = " ".join(str(error).split())
             raise ModelError(f"model {model!r}: cannot be loaded ({reason}); save it again") from error
-        if (family := source.config.model_type) not in FAMILIES:
-            known = " and ".join(FAMILIES)
-            raise ModelError(f"model {model!r}: its family is {family!r}; only {known} can be lengthened")
+        if not find_family(model_type := source.config.model_type).can_lengthen:
+            supported = " and ".join(name for name, family in FAMILIES.items() if family.can_lengthen)
+            raise ModelError(f"model {model!r}: its family is {model_type!r}; only {supported} can be lengthened")
         if missing := sorted(name for name in info["missing_keys"] if not name.startswith("qa_outputs.")):
-            raise ModelError(f"model {model!r}: the weights lack {', '.join(missing[:3])}; take a whole checkpoint")
+            raise ModelError(f"model {model!r}: the weights lack {', '.join(missing[:3])}; use a complete checkpoint")
         tokenizer = _tokenizer(folder, model, max_tokens)
         longformer = _longformer(source, tokenizer, max_tokens, attention_window)
         longformer.save_pretrained(place)
@@ -116,8 +118,8 @@ def _longformer(source: Any, tokenizer: Any, max_tokens: int, attention_window: 
     weights: dict[str, Tensor] = {
         name.replace(prefix, "longformer.", 1): weight for name, weight in source.state_dict().items()
     }
-    positions, types = (f"longformer.embeddings.{kind}_embeddings.weight" for kind in ("position", "token_type"))
-    learned = weights[positions][unused if FAMILIES[source.config.model_type] else 0 :]
+    positions, types = (f"longformer.embeddings.{name}_embeddings.weight" for name in ("position", "token_type"))
+    learned = weights[positions][find_family(source.config.model_type).first_position(source.config.pad_token_id) :]
     repeated = learned.repeat(-(-max_tokens // len(learned)), 1)[:max_tokens]
     weights[positions] = longformer.state_dict()[positions].index_copy(
         0, torch.arange(unused, unused + max_tokens), repeated
@@ -128,11 +130,11 @@ def _longformer(source: Any, tokenizer: Any, max_tokens: int, attention_window: 
 
 
 def _tokenizer(folder: str, model: str, max_tokens: int) -> PreTrainedTokenizerFast:
-    """The source's, with two separators between question and document, and no token types."""
-    Tokenizer(folder)  # checks it
+    """The source's tokenizer with two separators between question and document, and no token types."""
+    Tokenizer(folder)  # raises ModelError if it is not a fast one
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     if tokenizer.cls_token is None or tokenizer.sep_token is None:
-        raise ModelError(f"model {model!r}: its tokenizer names no classification or separator token; name both in it")
+        raise ModelError(f"model {model!r}: its tokenizer has no classification or separator token; set both in it")
     cls, sep = tokenizer.cls_token, tokenizer.sep_token
     backend = tokenizer.backend_tokenizer
     backend.post_processor = TemplateProcessing(
@@ -140,11 +142,11 @@ def _tokenizer(folder: str, model: str, max_tokens: int) -> PreTrainedTokenizerF
         pair=f"{cls} $A {sep} {sep} $B:0 {sep}",
         special_tokens=[(cls, tokenizer.cls_token_id), (sep, tokenizer.sep_token_id)],
     )
-    names = ("bos", "eos", "cls", "sep", "pad", "unk", "mask")
-    special = {f"{name}_token": getattr(tokenizer, f"{name}_token") for name in names}
+    names = [f"{name}_token" for name in ("bos", "eos", "cls", "sep", "pad", "unk", "mask")]
+    special_tokens = {name: getattr(tokenizer, name) for name in names}
     return PreTrainedTokenizerFast(
         tokenizer_object=backend,
         model_max_length=max_tokens,
         model_input_names=["input_ids", "attention_mask"],
-        **{name: token for name, token in special.items() if token is not None},
+        **{name: token for name, token in special_tokens.items() if token is not None},
     )

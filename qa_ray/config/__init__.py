@@ -1,0 +1,35 @@
+"""One typed config a job, read from YAML and ``key=value`` settings; an unknown key is an error.
+
+Every key is declared once, with its type, bounds, default and description: here, or in the room that uses it
+(``model/settings.py``, ``inference/settings.py``). Names of formats and metrics are checked against the tables of their
+rooms. Importing this package loads no torch, transformers, ray or datasets.
+"""
+
+from qa_ray.config.answer import AnswerConfig, Limits, RunnerSettings
+from qa_ray.config.evaluate import EvaluateConfig
+from qa_ray.config.finetune import FinetuneConfig
+from qa_ray.config.lengthen import LengthenConfig
+from qa_ray.config.load import check_config, read_config
+from qa_ray.config.prepare import PrepareConfig
+from qa_ray.config.sections import JobConfig, Section, StorageSettings
+
+__all__ = [
+    "CONFIGS",
+    "AnswerConfig",
+    "EvaluateConfig",
+    "FinetuneConfig",
+    "JobConfig",
+    "LengthenConfig",
+    "Limits",
+    "PrepareConfig",
+    "RunnerSettings",
+    "Section",
+    "StorageSettings",
+    "check_config",
+    "read_config",
+]
+
+# By the verb of the command line.
+CONFIGS: dict[str, type[JobConfig]] = {
+    config.verb: config for config in (PrepareConfig, AnswerConfig, EvaluateConfig, FinetuneConfig, LengthenConfig)
+}

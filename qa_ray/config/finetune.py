@@ -1,0 +1,185 @@
+"""The config of ``qa-ray finetune``."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic_core import PydanticCustomError
+
+from qa_ray.config.sections import Columns, JobConfig, OneOf, Place, Places, Section, StorageSettings, WindowSettings
+from qa_ray.evaluation.metrics import METRICS
+
+
+def _validation_metrics() -> list[str]:
+    """Those that score a question's best answer; others need more than its n best spans."""
+    return [name for name, metric in METRICS.items() if metric.span_events is None]
+
+
+class GoldColumns(Columns):
+    """The names of the columns in your tables."""
+
+    answers: str = Field(default="answers", description="Gold answers of a question.")
+
+
+class ValidationSettings(Section):
+    """Questions that are answered after every epoch, to choose the best model and to calibrate its scores.
+
+    Either tables of their own, or a share of the training documents.
+    """
+
+    documents: Place | None = Field(
+        default=None, description="Validation documents as Parquet.", examples=["validation/documents"]
+    )
+    questions: Place | None = Field(
+        default=None,
+        description="Validation questions as Parquet, with gold answers.",
+        examples=["validation/questions"],
+    )
+    held_out: float = Field(
+        default=0.1,
+        gt=0,
+        lt=1,
+        description="Without such tables: share of the documents that is held out from training, drawn by their ids.",
+    )
+    metric: Annotated[str, OneOf(_validation_metrics)] = Field(
+        default="squad", description="Official rules to score by: squad, or cmrc for Chinese."
+    )
+
+    @model_validator(mode="after")
+    def _both_or_neither(self) -> "ValidationSettings":
+        if (self.documents is None) != (self.questions is None):
+            raise PydanticCustomError("both", "validation needs documents and questions, or neither")
+        return self
+
+
+class TrainingSettings(Section):
+    """What is learned, and how. Every setting but batch_tokens changes the result."""
+
+    epochs: NonNegativeInt = Field(
+        default=3,
+        description="Passes over the training questions. 0: the weights stay as they are, and the scores are "
+        "calibrated on all questions (see `qa-ray init calibrate`).",
+    )
+    learning_rate: float = Field(
+        default=3e-5, gt=0, description="Learning rate at its peak; then it falls linearly to 0."
+    )
+    warmup: float = Field(
+        default=0.1, ge=0, le=1, description="Share of the run in which the learning rate rises from 0 to its peak."
+    )
+    weight_decay: float = Field(default=0.01, ge=0, description="Weight decay of AdamW.")
+    max_gradient_norm: float = Field(default=1.0, gt=0, description="Gradients are clipped to this norm.")
+    dropout: float | None = Field(
+        default=None, ge=0, lt=1, description="Dropout of hidden states. If unset, the model's own.", examples=[0.1]
+    )
+    attention_dropout: float | None = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="Dropout of attention weights; null: the model's own. Above 0, Longformer is slower on a CPU.",
+    )
+    window_tokens: list[PositiveInt] | None = Field(
+        default=None,
+        min_length=1,
+        description="Lengths of the training windows in tokens; each is drawn equally often. If unset, "
+        "windows.max_tokens.",
+        examples=[[384, 4096]],
+    )
+    positives: float = Field(
+        default=1.0,
+        gt=0,
+        description="Windows with an answer drawn for each question in each epoch, on average; drawn again each epoch.",
+    )
+    negatives: float = Field(
+        default=1.0, ge=0, description="Windows without an answer drawn for each question in each epoch, on average."
+    )
+    step_tokens: PositiveInt = Field(
+        default=8_192, description="Approximate number of tokens in an optimizer step, over all workers."
+    )
+    batch_tokens: PositiveInt | None = Field(
+        default=None,
+        description="Tokens in one forward pass; fewer need less memory. If unset, 4,096 on a CPU and 32,768 on a GPU.",
+        examples=[2048],
+    )
+    gradient_checkpointing: bool = Field(
+        default=False, description="Recomputes activations in the backward pass: less memory, more time."
+    )
+    checkpoint_steps: PositiveInt = Field(
+        default=200, description="Steps between checkpoints; there is also one after every epoch."
+    )
+    seed: int = Field(default=0, ge=0, description="Seed of the drawn windows, of dropout, and of a new head.")
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        default="auto",
+        description="Number format of matrix products; auto: bfloat16 where the hardware has it. Weights are kept in "
+        "float32.",
+    )
+    averaged_with: Places = Field(
+        default=[],
+        description="Models of the same shape and vocabulary, such as the one that training starts from: the mean of "
+        "their weights and those learned is what is validated, calibrated and saved (Wortsman et al. 2022).",
+        examples=[["default"]],
+    )
+    saved_dtype: Literal["float32", "float16", "bfloat16"] = Field(
+        default="float32", description="Number format of the saved weights."
+    )
+
+
+class WorkerSettings(Section):
+    """Where the training runs."""
+
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        default="auto", description="Device of the model; auto: GPUs if Ray has any, else CPUs."
+    )
+    workers: PositiveInt | tuple[PositiveInt, PositiveInt] = Field(
+        default=1,
+        description="Number of workers, or [min, max] for the elastic workers of Ray Train.",
+        examples=[[1, 8]],
+    )
+    cpus_per_worker: PositiveInt | None = Field(
+        default=None,
+        description="CPU cores of a worker. If unset, the cores are shared among the workers; 1 with a GPU.",
+        examples=[4],
+    )
+    max_failures: int = Field(
+        default=3,
+        ge=0,
+        description="How often workers that died are restarted from the last checkpoint before the job fails.",
+    )
+
+
+class FinetuneConfig(JobConfig):
+    """Fine-tunes a model on documents and questions with gold answers, and calibrates its scores."""
+
+    verb = "finetune"
+
+    documents: Place = Field(
+        description="Documents as Parquet: a file, a folder, a glob, or a URI such as s3://bucket/folder.",
+        examples=["data/documents"],
+    )
+    questions: Place = Field(
+        description="Questions as Parquet, with gold answers in a column `answers`: lists of `{text, start_char}`; an "
+        "empty list says that there is no answer.",
+        examples=["data/questions"],
+    )
+    output: Place = Field(
+        description="Output folder or URI: `model/`, `tensorboard/`, `rejects/`, `manifest.json`, and `_SUCCESS` when "
+        "all is complete. A run that was killed resumes from `_run/`.",
+        examples=["out/finetuned"],
+    )
+    model: Place = Field(
+        default="default",
+        description="Model to start from: default (comes with qa-ray; English), a folder, a URI, or a Hugging Face hub "
+        "id. A question-answering head is added where there is none.",
+    )
+    columns: GoldColumns = GoldColumns()
+    validation: ValidationSettings = ValidationSettings()
+    windows: WindowSettings = Field(
+        default=WindowSettings(),
+        description="How documents are cut into windows, in validation and by the saved model.",
+    )
+    training: TrainingSettings = TrainingSettings()
+    runner: WorkerSettings = WorkerSettings()
+    about: dict[str, Any] = Field(
+        default={},
+        description="Anything to record in the model's `qa_ray.json`, such as its data and their licenses.",
+        examples=[{"data": "SQuAD 1.1", "license": "CC BY-SA 4.0"}],
+    )
+    storage: StorageSettings = StorageSettings()

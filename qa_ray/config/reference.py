@@ -1,0 +1,84 @@
+"""The config classes -> the reference page ``docs/reference/config.md``: ``python -m qa_ray.config.reference > FILE``.
+
+A table for each section, with a row for each setting; sections that several jobs share are at the end.
+"""
+
+import sys
+from collections import Counter
+
+from qa_ray.config import CONFIGS
+from qa_ray.config.fields import Setting, SettingsSection, as_yaml, describe
+
+INTRODUCTION = """\
+# Configuration
+
+<!-- Generated from the classes in qa_ray/config by `make reference`. Edit the descriptions there. -->
+
+Every job reads one YAML file: `qa-ray VERB FILE.yaml`. `qa-ray init VERB > FILE.yaml` writes a complete one with
+comments. The file may also be at a URI such as `s3://bucket/answer.yaml`.
+
+Any setting can be given on the command line instead, as `key=value` with a dot between section and key. It overrides
+the file; the value is read as YAML, so quote what the shell would change:
+
+```sh
+qa-ray answer answer.yaml documents=data/documents windows.max_tokens=512 'runner.actors=[1, 4]'
+```
+
+An unknown key, a missing one and a wrong value are errors: the command exits with 2 before anything is run. What
+*unset* means for a setting is in its description; `null` is the same as leaving it out. Paths are local, or URIs that
+[fsspec](https://filesystem-spec.readthedocs.io) supports; credentials are not allowed in them.
+"""
+HEADER = "| key | type | default | description |\n|---|---|---|---|"
+
+
+def render() -> str:
+    """The page as Markdown."""
+    roots = {verb: describe(config) for verb, config in CONFIGS.items()}
+    uses = Counter(section.kind for root in roots.values() for section in root.sections)
+    parts, shared = [INTRODUCTION], {}
+    for verb, root in roots.items():
+        titles = {}
+        for section in root.sections:
+            if uses[section.kind] > 1:
+                titles[section.name] = f"Shared: {section.name}"
+                shared.setdefault(section.kind, _table(titles[section.name], section))
+            else:
+                titles[section.name] = f"{verb}: {section.name}"
+        parts.append(_table(f"qa-ray {verb}", root, titles))
+        parts += [_table(titles[section.name], section) for section in root.sections if uses[section.kind] == 1]
+    return "\n".join([*parts, *shared.values()])
+
+
+def _table(title: str, section: SettingsSection, titles: dict[str, str] | None = None) -> str:
+    """A heading, a description and the settings; ``titles`` are those of the tables of its sections."""
+    heading = "##" if titles else "###"
+    rows = [
+        _setting_row(member) if isinstance(member, Setting) else _section_row(member, (titles or {})[member.name])
+        for member in section.members
+    ]
+    return "\n".join([f"{heading} {title}", "", section.description, "", HEADER, *rows, ""])
+
+
+def _section_row(section: SettingsSection, title: str) -> str:
+    anchor = title.lower().replace(":", "").replace(" ", "-")
+    return f"| [`{section.name}`](#{anchor}) | section | | {_one_line(section.description)} |"
+
+
+def _setting_row(setting: Setting) -> str:
+    if setting.is_required:
+        default = "**required**"
+    elif setting.model_default is not None:
+        default = f"the model's own, else `{as_yaml(setting.model_default)}`"
+    else:
+        default = "*unset*" if setting.default is None else f"`{as_yaml(setting.default)}`"
+    examples = ", ".join(f"`{as_yaml(example)}`" for example in setting.examples)
+    description = _one_line(setting.description) + (f" Example: {examples}" if examples else "")
+    return f"| `{setting.name}` | {setting.type} | {default} | {description} |"
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+if __name__ == "__main__":
+    sys.stdout.write(render())

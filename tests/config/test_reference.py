@@ -1,0 +1,29 @@
+from pathlib import Path
+
+from qa_ray.config import CONFIGS
+from qa_ray.config.load import known_keys
+from qa_ray.config.reference import render
+
+PAGE = Path(__file__).parents[2] / "docs" / "reference" / "config.md"
+
+
+def test_the_page_is_current():
+    assert PAGE.read_text() == render(), "run: python -m qa_ray.config.reference > docs/reference/config.md"
+
+
+def test_the_page_has_every_key():
+    page = render()
+    for key in (key for config in CONFIGS.values() for key in known_keys(config)):
+        assert f"| `{key.rpartition('.')[2]}` |" in page
+
+
+def test_links_lead_to_headings():
+    lines = render().splitlines()
+    headings = {line.strip("# ").lower().replace(":", "").replace(" ", "-") for line in lines if line.startswith("#")}
+    links = [line.partition("](#")[2].partition(")")[0] for line in lines if "](#" in line]
+    assert set(links) <= headings
+
+
+def test_rows_have_four_cells():
+    rows = [line for line in render().splitlines() if line.startswith("|")]
+    assert {row.replace("\\|", "").count("|") for row in rows} == {5}

@@ -1,0 +1,165 @@
+"""Sinks write the answers in further formats; docs/how-to/add-a-sink.md adds one."""
+
+import csv
+import datetime
+import decimal
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from running import DOCUMENT, changed, not_utf8, raises_error, read_rows, small_disk, write_job
+
+from qa_ray.answering.job import answer_documents
+from qa_ray.answering.plan import make_plan
+from qa_ray.errors import ConfigError, OutputError
+from qa_ray.log import LOG
+from qa_ray.output import sinks
+from qa_ray.output.sinks import SINKS, AnswerSinks, JsonLines, check_formats, remove_answers
+from qa_ray.schemas import ANSWERS
+
+PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "add-a-sink.md"
+SPAN = {"answer": "Ada, „Vane“\n", "start_char": 0, "stop_char": 9, "score": 0.5}
+ROW = {
+    "document_id": "a", "question_id": "q", "question": "谁？", **SPAN, "no_answer_score": None, "n_best": [SPAN],
+    "snippet": "x\u2028y", "num_windows": 1, "model_fingerprint": "m",
+}  # fmt: skip
+NO_ANSWER = dict.fromkeys(ROW) | {"document_id": "b", "question_id": "q", "n_best": []}
+
+
+def read_jsonl(folder: Path) -> list[dict[str, Any]]:
+    lines = [line for file in sorted(folder.iterdir()) for line in file.read_text(encoding="utf-8").split("\n")[:-1]]
+    return [json.loads(line, parse_constant=pytest.fail) for line in lines]
+
+
+def test_json_lines_keep_nulls_lists_and_any_text(tmp_path: Path):
+    sink = JsonLines(f"{tmp_path}/out", "part")
+    sink.write(pa.Table.from_pylist([ROW, NO_ANSWER], ANSWERS))
+    sink.close()
+    assert read_jsonl(tmp_path / "out") == [ROW, NO_ANSWER]
+    content = (tmp_path / "out" / "part-00000.jsonl").read_bytes()
+    assert "谁？" in content.decode()
+    digest = hashlib.sha256(content).hexdigest()
+    assert sink.files == [{"name": "part-00000.jsonl", "rows": 2, "bytes": len(content), "sha256": digest}]
+
+
+def test_json_lines_write_values_that_json_lacks(tmp_path: Path):
+    nan, infinity = float("nan"), float("inf")
+    table = pa.table(
+        {
+            "floats": [[nan, 1.0, infinity]],
+            "bytes": [b"\xff\x00"],
+            "day": [datetime.date(2024, 5, 17)],
+            "moment": [datetime.datetime(2024, 5, 17, 12, 30, tzinfo=datetime.UTC)],
+            "price": [decimal.Decimal("12.30")],
+            "latin": not_utf8(b"Caf\xe9"),
+            "list": pa.ListArray.from_arrays([0, 2], not_utf8(b"\xe9", b"ok")),
+            "struct": pa.StructArray.from_arrays([not_utf8(b"\xe9"), pa.array([1])], ["text", "number"]),
+            "kind": pa.DictionaryArray.from_arrays([0], not_utf8(b"\xe9")),
+        }
+    )
+    sink = JsonLines(f"{tmp_path}/out", "part")
+    sink.write(table)
+    sink.close()
+    assert read_jsonl(tmp_path / "out") == [
+        {
+            "floats": [None, 1.0, None],
+            "bytes": "/wA=",
+            "day": "2024-05-17",
+            "moment": "2024-05-17T12:30:00+00:00",
+            "price": "12.30",
+            "latin": "Caf\ufffd",
+            "list": ["\ufffd", "ok"],
+            "struct": {"text": "\ufffd", "number": 1},
+            "kind": "\ufffd",
+        }
+    ]
+
+
+def test_every_format_has_the_same_rows_in_the_same_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(sinks, "ROWS_PER_FILE", 3)
+    monkeypatch.setattr(sinks, "ROWS_PER_TEXT", 2)
+    answers = AnswerSinks(str(tmp_path), ["jsonl", "jsonl"])
+    for num_rows in (2, 0, 4, 1):
+        answers.write(pa.Table.from_pylist([ROW] * num_rows, ANSWERS))
+    answers.close()
+    assert answers.num_rows == 7
+    assert {folder: [file["rows"] for file in files] for folder, files in answers.files.items()} == {
+        "answers": [6, 1],
+        "exports/jsonl": [6, 1],
+    }
+    assert read_jsonl(tmp_path / "exports" / "jsonl") == [ROW] * 7
+    remove_answers(str(tmp_path))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_a_row_there_is_no_folder(tmp_path: Path):
+    answers = AnswerSinks(str(tmp_path), ["jsonl"])
+    answers.write(ANSWERS.empty_table())
+    answers.close()
+    assert answers.files == {"answers": [], "exports/jsonl": []}
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_an_output_error(tmp_path: Path):
+    with small_disk(tmp_path / "disk") as disk, raises_error(OutputError, "No space left on device"):
+        sink = JsonLines(f"{disk}/out", "part")
+        sink.write(pa.Table.from_pylist([ROW] * 20_000, ANSWERS))
+        sink.close()
+
+
+def test_an_unknown_format_is_refused_before_the_run(tmp_path: Path, models: dict[str, str]):
+    config = write_job(tmp_path, models["bert"])
+    with raises_error(ConfigError, "export.0: Input should be 'jsonl', not 'xlsx'"):
+        changed(config, export="xlsx")
+    with raises_error(ConfigError, "export: unknown format 'xlsx'; known formats are jsonl"):
+        make_plan(config.model_copy(update={"export": ["xlsx"]}))
+    with raises_error(ConfigError, "unknown format 'xlsx'"):
+        check_formats(["jsonl", "xlsx"])
+
+
+def test_the_export_is_no_part_of_the_identity(tmp_path: Path, models: dict[str, str]):
+    config = write_job(tmp_path, models["bert"])
+    assert make_plan(changed(config, export="jsonl")).identity == make_plan(config).identity
+
+
+@pytest.fixture
+def example() -> Any:
+    """The sink that the page's code block defines."""
+    (code,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    namespace: dict[str, Any] = {}
+    exec(compile(code, str(PAGE), "exec"), namespace)
+    return namespace["Csv"]
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_a_job_exports_with_a_sink_added_to_the_table(
+    tmp_path: Path,
+    models: dict[str, str],
+    example: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+):
+    monkeypatch.setitem(SINKS, "csv", example)
+    documents = [DOCUMENT | {"document_id": str(i), "nr": i} for i in range(3)]
+    questions = [{"question_id": "q", "question": "Who built it?"}]
+    config = write_job(tmp_path, models["bert"], documents, questions, export=["csv", "jsonl"])
+    manifest = answer_documents(config)
+    exports, answers = Path(config.output) / "exports", read_rows(config, "answers")
+    with (exports / "csv" / "part-00000.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    by_id = sorted(rows, key=lambda row: row["document_id"])
+    assert by_id == [{name: row[name] for name in ("document_id", "question_id", "answer")} for row in answers]
+    assert sorted(read_jsonl(exports / "jsonl"), key=lambda row: row["document_id"]) == answers
+    assert manifest["files"].keys() == {"answers", "exports/csv", "exports/jsonl", "rejects"}
+
+    monkeypatch.setattr(LOG, "propagate", True)  # to caplog
+    monkeypatch.setitem(SINKS, "xlsx", example)  # not written: the output is finished
+    assert answer_documents(changed(config, export=["xlsx"])) == manifest
+    assert "export: xlsx is missing in " in caplog.text
+    monkeypatch.delitem(SINKS, "csv")
+    with raises_error(ConfigError, "export: unknown format 'csv'"):  # a retry would leave the export incomplete
+        answer_documents(changed(config, export=[], retry_rejects=True))
