@@ -80,7 +80,7 @@ _ANSWER = (
     Column(
         "no_answer_score",
         pa.float64(),
-        "Null-answer score in [0, 1]; uncalibrated: use it for ranking and thresholds only. Above "
+        "No-answer score in [0, 1]; uncalibrated: use it for ranking and thresholds only. Above "
         "answers.no_answer_threshold the answer is null.",
     ),
     Column("n_best", pa.list_(SPAN), "The best spans in descending order, also where the answer is null."),
@@ -172,7 +172,7 @@ LABELED = pa.schema(
         *(field for field in TOKENIZED if field.name not in ("questions", "rejects")),
         pa.field("questions", pa.list_(LABELED_QUESTION)),
         pa.field("rejects", pa.list_(REJECT)),
-        pa.field("found", pa.list_(pa.string())),  # for each gold answer, how it was located or why it was not
+        pa.field("gold_outcomes", pa.list_(pa.string())),  # for each gold answer, how it was located, or why not
     ]
 )
 """A document for training: its tokens, its questions, and the token ranges of their answers."""

@@ -27,8 +27,8 @@ def test_the_stages_work_without_ray():
 
 
 def test_run_statistics_and_the_crash_guard_need_no_model():
-    rooms = "runtime.run_stats", "runtime.progress", "answering.crash_guard", "runtime.datasource"
-    loaded = loaded_by("import " + ", ".join(f"qa_ray.{room}" for room in rooms))
+    modules = "runtime.run_stats", "runtime.progress", "answering.crash_guard", "runtime.datasource"
+    loaded = loaded_by("import " + ", ".join(f"qa_ray.{module}" for module in modules))
     assert not loaded & {"torch", "transformers"}
 
 

@@ -1,7 +1,7 @@
 """The answer job: documents and questions in Parquet -> answers, rejects and a manifest.
 
 Each document is one row, keyed by its id, from reading to the part files, and there is no shuffle. So the part files of
-a killed run tell which documents are finished, and the same command answers the rest.
+a killed run show which documents are finished, and the same command answers the rest.
 
     DocumentDatasource    ids, texts and passed-through columns, in read tasks              runtime/datasource.py
     repartition           blocks of some hundred windows

@@ -139,9 +139,9 @@ VERBS: dict[str, Callable[[argparse.Namespace, Console], int]] = {
 }
 
 
-def main(words: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Runs one verb; returns the exit code."""
-    arguments = parse(words)
+    arguments = parse(argv)
     errors = Console(stderr=True, highlight=False, soft_wrap=True)
     signal.signal(signal.SIGTERM, _interrupt)
     try:

@@ -1,4 +1,4 @@
-"""The command line: verbs, options, and a help page for each that a person can work from."""
+"""The command line: verbs, options, and a help page for each verb with examples."""
 
 import argparse
 import sys
@@ -65,7 +65,7 @@ read more: docs/reference/config.md
 """,
     ),
     "prepare": Verb(
-        "convert SQuAD JSON, text files or a data set to documents and questions",
+        "convert SQuAD JSON, text files or a dataset to documents and questions",
         """\
 examples:
   qa-ray init prepare > prepare.yaml
@@ -73,7 +73,7 @@ examples:
   qa-ray prepare prepare.yaml source=dev-v2.0.json output=squad
 
 reads:
-  source              SQuAD JSON (v1, v2), a folder of text files, or a data set
+  source              SQuAD JSON (v1, v2), a folder of text files, or a dataset
                       for the `datasets` library (a hub id or local files)
 
 writes:
@@ -127,7 +127,7 @@ examples:
 reads:
   answers             output of an answer job, or JSON {question_id: text}
   questions           Parquet with gold answers: answers = [{text, start_char}];
-                      an empty list says that there is no answer
+                      an empty list means that there is no answer
 
 writes:
   a table to the standard output: EM and F1 with 95 % intervals, calibration,
@@ -152,7 +152,7 @@ examples:
 reads:
   documents           Parquet: document_id, text
   questions           Parquet with gold answers: answers = [{text, start_char}];
-                      an empty list says that there is no answer
+                      an empty list means that there is no answer
   model               the one to start from
 
 writes:
@@ -204,18 +204,18 @@ read more: docs/how-to/cluster.md, cluster/README.md
 }
 
 
-def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
-    """The verb, its options, ``config`` and ``settings`` (key=value, also behind options).
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The verb, its options, ``config`` and ``settings`` (key=value, also after options).
 
     Raises:
         SystemExit: with 2 for a wrong command line, with 0 after ``--help`` and ``--version``.
     """
     parser = build_parser()
-    if not (sys.argv[1:] if words is None else words):
+    if not (sys.argv[1:] if argv is None else argv):
         parser.print_help(sys.stderr)
         parser.exit(2)
-    arguments, rest = parser.parse_known_args(words)
-    unknown = [word for word in rest if word.startswith("-") or not hasattr(arguments, "settings")]
+    arguments, rest = parser.parse_known_args(argv)
+    unknown = [argument for argument in rest if argument.startswith("-") or not hasattr(arguments, "settings")]
     if unknown:
         parser.error(f"unrecognized arguments: {' '.join(unknown)}; see qa-ray {arguments.verb} --help")
     if hasattr(arguments, "settings"):

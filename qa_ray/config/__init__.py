@@ -1,8 +1,8 @@
-"""One typed config a job, read from YAML and ``key=value`` settings; an unknown key is an error.
+"""One typed config class per job, read from YAML and ``key=value`` settings; an unknown key is an error.
 
-Every key is declared once, with its type, bounds, default and description: here, or in the room that uses it
+Every key is declared once, with its type, bounds, default and description: here, or in the package that uses it
 (``model/settings.py``, ``inference/settings.py``). Names of formats and metrics are checked against the tables of their
-rooms. Importing this package loads no torch, transformers, ray or datasets.
+packages. Importing this package loads neither torch, transformers, ray nor datasets.
 """
 
 from qa_ray.config.answer import AnswerConfig, Limits, RunnerSettings

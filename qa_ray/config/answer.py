@@ -17,7 +17,7 @@ from qa_ray.config.sections import (
     derived_settings,
 )
 from qa_ray.inference.settings import InferenceSettings
-from qa_ray.model.settings import ModelSettings
+from qa_ray.model.settings import Device, Dtype, Forward, ModelSettings
 from qa_ray.output.sinks import SINKS
 
 
@@ -45,15 +45,13 @@ class AnswerSettings(derived_settings(InferenceSettings, _SETTINGS)):
 class RunnerSettings(Section):
     """Where and how the model runs. No setting here changes an answer, except dtype within its precision."""
 
-    device: Literal["auto", "cpu", "cuda"] = Field(
-        default="auto", description="Device of the model; auto: GPUs if Ray has any, else CPUs."
-    )
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+    device: Device = Field(default="auto", description="Device of the model; auto: GPUs if Ray has any, else CPUs.")
+    dtype: Dtype = Field(
         default="auto",
         description="Number format of the model; auto: bfloat16 where the hardware has it, else float32. Name one to "
         "be able to resume the run on other hardware.",
     )
-    forward: Literal["auto", "transformers"] = Field(
+    forward: Forward = Field(
         default="auto",
         description="Implementation of the model; auto: qa-ray's own exact forward pass for Longformer; transformers: "
         "the reference, for all families.",

@@ -31,7 +31,7 @@ class SettingsSection:
     """A key with settings below; the root of a config has no name."""
 
     name: str
-    kind: str  # the class: two sections of one class have the same settings
+    class_name: str  # two sections of one class have the same settings
     description: str
     members: tuple["Setting | SettingsSection", ...]
 
@@ -46,9 +46,9 @@ class SettingsSection:
         return (member for member in self.members if isinstance(member, SettingsSection))
 
 
-def describe(kind: type[JobConfig]) -> SettingsSection:
+def describe(config_class: type[JobConfig]) -> SettingsSection:
     """The config's sections and settings, in the order of their declaration."""
-    schema = kind.model_json_schema()
+    schema = config_class.model_json_schema()
     return _section("", schema, schema["$defs"])
 
 

@@ -7,6 +7,7 @@ from pydantic_core import PydanticCustomError
 
 from qa_ray.config.sections import Columns, JobConfig, OneOf, Place, Places, Section, StorageSettings, WindowSettings
 from qa_ray.evaluation.metrics import METRICS
+from qa_ray.model.settings import Device
 
 
 def _validation_metrics() -> list[str]:
@@ -52,7 +53,7 @@ class ValidationSettings(Section):
 
 
 class TrainingSettings(Section):
-    """What is learned, and how. Every setting but batch_tokens changes the result."""
+    """What is trained, and how. Every setting but batch_tokens changes the result."""
 
     epochs: NonNegativeInt = Field(
         default=3,
@@ -113,8 +114,8 @@ class TrainingSettings(Section):
     )
     averaged_with: Places = Field(
         default=[],
-        description="Models of the same shape and vocabulary, such as the one that training starts from: the mean of "
-        "their weights and those learned is what is validated, calibrated and saved (Wortsman et al. 2022).",
+        description="Models of the same shape and vocabulary, such as the one that training starts from: their weights "
+        "are averaged with the trained ones, and the mean is validated, calibrated and saved (Wortsman et al. 2022).",
         examples=[["default"]],
     )
     saved_dtype: Literal["float32", "float16", "bfloat16"] = Field(
@@ -125,9 +126,7 @@ class TrainingSettings(Section):
 class WorkerSettings(Section):
     """Where the training runs."""
 
-    device: Literal["auto", "cpu", "cuda"] = Field(
-        default="auto", description="Device of the model; auto: GPUs if Ray has any, else CPUs."
-    )
+    device: Device = Field(default="auto", description="Device of the model; auto: GPUs if Ray has any, else CPUs.")
     workers: PositiveInt | tuple[PositiveInt, PositiveInt] = Field(
         default=1,
         description="Number of workers, or [min, max] for the elastic workers of Ray Train.",
@@ -156,7 +155,7 @@ class FinetuneConfig(JobConfig):
     )
     questions: Place = Field(
         description="Questions as Parquet, with gold answers in a column `answers`: lists of `{text, start_char}`; an "
-        "empty list says that there is no answer.",
+        "empty list means that there is no answer.",
         examples=["data/questions"],
     )
     output: Place = Field(

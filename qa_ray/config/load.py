@@ -16,7 +16,7 @@ MAX_ERRORS = 3  # reported at once
 Config = TypeVar("Config", bound=JobConfig)
 
 
-def read_config(kind: type[Config], path: str, settings: Sequence[str] = ()) -> Config:
+def read_config(config_class: type[Config], path: str, settings: Sequence[str] = ()) -> Config:
     """The config in the YAML file ``path``, a local path or a URI.
 
     ``settings`` are ``key=value`` overrides such as ``windows.max_tokens=4096``; their values are YAML.
@@ -24,35 +24,35 @@ def read_config(kind: type[Config], path: str, settings: Sequence[str] = ()) -> 
     Raises:
         ConfigError: no such file, not YAML, an unknown or a missing key, a wrong value.
     """
-    values = _read_yaml(kind, path)
+    values = _read_yaml(config_class, path)
     for setting in settings:
         key, equals, text = setting.partition("=")
         if not equals or not key:
             raise ConfigError(f"{setting!r}: not a setting; write key=value, for example windows.max_tokens=4096")
         _override(values, key, _parse(setting, text))
-    return check_config(kind, values, path)
+    return check_config(config_class, values, path)
 
 
-def check_config(kind: type[Config], values: dict[str, Any], place: str) -> Config:
+def check_config(config_class: type[Config], values: dict[str, Any], place: str) -> Config:
     """``values`` as a checked config; ``place`` is named in errors.
 
     Raises:
         ConfigError: an unknown or a missing key, a wrong value; the first MAX_ERRORS of them.
     """
     try:
-        return kind.model_validate(values)
+        return config_class.model_validate(values)
     except ValidationError as error:
-        faults = [_explain(kind, fault) for fault in error.errors()[:MAX_ERRORS]]
+        faults = [_explain(config_class, fault) for fault in error.errors()[:MAX_ERRORS]]
         raise ConfigError(f"{place}: {'; '.join(faults)}") from error
 
 
-def _read_yaml(kind: type[JobConfig], path: str) -> dict[str, Any]:
+def _read_yaml(config_class: type[JobConfig], path: str) -> dict[str, Any]:
     try:
         filesystem, inside = open_filesystem(path)
         values = yaml.safe_load(filesystem.read_text(inside, encoding="utf-8"))
     except FileNotFoundError as error:
         raise ConfigError(
-            f"config {path!r}: no such file; `qa-ray init {kind.verb} > {kind.verb}.yaml` writes one"
+            f"config {path!r}: no such file; `qa-ray init {config_class.verb} > {config_class.verb}.yaml` writes one"
         ) from error
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"config {path!r}: cannot be read ({error}); give a YAML file") from error
@@ -63,7 +63,7 @@ def _read_yaml(kind: type[JobConfig], path: str) -> dict[str, Any]:
         content = "nothing" if values is None else type(values).__name__
         raise ConfigError(
             f"config {path!r}: contains {content}, not 'key: value' lines; "
-            f"`qa-ray init {kind.verb}` prints a complete one"
+            f"`qa-ray init {config_class.verb}` prints a complete one"
         )
     return values
 
@@ -86,11 +86,11 @@ def _override(values: dict[str, Any], key: str, value: Any) -> None:
     values[last] = value
 
 
-def _explain(kind: type[Section], fault: Any) -> str:
+def _explain(config_class: type[Section], fault: Any) -> str:
     """One error of pydantic, as ``key: what is expected, not VALUE``."""
     key = ".".join(str(part) for part in fault["loc"])
     if fault["type"] == "extra_forbidden":
-        return f"unknown setting {key!r}; {_suggest(key, list(known_keys(kind)))}"
+        return f"unknown setting {key!r}; {_suggest(key, list(known_keys(config_class)))}"
     if fault["type"] == "missing":
         return f"the setting {key!r} is missing; add it to the file or as {key}=…"
     if fault["type"] == "secret":
@@ -99,16 +99,16 @@ def _explain(kind: type[Section], fault: Any) -> str:
 
 
 def _suggest(key: str, known: list[str]) -> str:
-    """The key or section that is spelled most alike, else one with that last part, else all keys."""
+    """The key or section with the most similar spelling, else one with that last part, else all keys."""
     sections = dict.fromkeys(name.split(".")[0] for name in known)
     close = get_close_matches(key, [*known, *sections], n=1)
     close = close or [name for name in known if name.split(".")[-1] == key.split(".")[-1]]
     return f"did you mean {close[0]!r}?" if close else f"known are {', '.join(known)}"
 
 
-def known_keys(kind: type[BaseModel], prefix: str = "") -> Iterator[str]:
+def known_keys(config_class: type[BaseModel], prefix: str = "") -> Iterator[str]:
     """All keys of a config, such as ``windows.max_tokens``."""
-    for name, field in kind.model_fields.items():
+    for name, field in config_class.model_fields.items():
         inner = field.annotation
         if isinstance(inner, type) and issubclass(inner, Section):
             yield from known_keys(inner, f"{prefix}{name}.")

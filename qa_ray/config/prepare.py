@@ -9,12 +9,12 @@ from qa_ray.preparation.sources import SOURCES
 
 
 class PrepareConfig(JobConfig):
-    """Makes the two tables that every job reads, documents and questions, from files or a data set."""
+    """Makes the two tables that every job reads, documents and questions, from files or a dataset."""
 
     verb = "prepare"
 
     source: Place = Field(
-        description="SQuAD JSON (v1 or v2), a folder of text files, or a data set for the `datasets` library (a hub "
+        description="SQuAD JSON (v1 or v2), a folder of text files, or a dataset for the `datasets` library (a hub "
         "id, or a local file or folder).",
         examples=["dev-v2.0.json"],
     )
@@ -46,7 +46,7 @@ class PrepareConfig(JobConfig):
     )
     columns: dict[str, str] = Field(
         default={},
-        description="With dataset: qa-ray's name of a column, then the data set's own.",
+        description="With dataset: qa-ray's name of a column, then the dataset's own.",
         examples=[{"text": "passage"}],
     )
     storage: StorageSettings = StorageSettings()

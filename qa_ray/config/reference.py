@@ -34,18 +34,18 @@ HEADER = "| key | type | default | description |\n|---|---|---|---|"
 def render() -> str:
     """The page as Markdown."""
     roots = {verb: describe(config) for verb, config in CONFIGS.items()}
-    uses = Counter(section.kind for root in roots.values() for section in root.sections)
+    uses = Counter(section.class_name for root in roots.values() for section in root.sections)
     parts, shared = [INTRODUCTION], {}
     for verb, root in roots.items():
         titles = {}
         for section in root.sections:
-            if uses[section.kind] > 1:
+            if uses[section.class_name] > 1:
                 titles[section.name] = f"Shared: {section.name}"
-                shared.setdefault(section.kind, _table(titles[section.name], section))
+                shared.setdefault(section.class_name, _table(titles[section.name], section))
             else:
                 titles[section.name] = f"{verb}: {section.name}"
         parts.append(_table(f"qa-ray {verb}", root, titles))
-        parts += [_table(titles[section.name], section) for section in root.sections if uses[section.kind] == 1]
+        parts += [_table(titles[section.name], section) for section in root.sections if uses[section.class_name] == 1]
     return "\n".join([*parts, *shared.values()])
 
 

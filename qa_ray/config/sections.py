@@ -93,12 +93,12 @@ def derived_settings(base: type[BaseModel], names: Iterable[str]) -> Any:
     fields: dict[str, Any] = {}
     for name in names:
         field = base.model_fields[name]
-        kind: Any = Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation
+        annotation: Any = Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation
         options: dict[str, Any] = {"default": field.default}
         if name in model_settings.ModelSettings.model_fields:
-            kind = kind | None
+            annotation = annotation | None
             options = {"default": None, "json_schema_extra": {"model_default": field.default}}
-        fields[name] = (kind, Field(description=field.description, **options))
+        fields[name] = (annotation, Field(description=field.description, **options))
     return create_model("DerivedSettings", __base__=Section, **fields)
 
 
@@ -136,8 +136,8 @@ class StorageSettings(Section):
     )
     addressing_style: Literal["auto", "path", "virtual"] = Field(
         default="auto",
-        description="Whether the bucket is part of the path or of the host name; path for servers whose buckets are no "
-        "host names.",
+        description="Whether the bucket is part of the path or of the host name; path for servers whose bucket names "
+        "are not host names.",
     )
     max_attempts: PositiveInt = Field(
         default=8,

@@ -1,7 +1,7 @@
 """A config class -> a complete YAML config with comments, as ``qa-ray init`` prints it.
 
 Required settings have placeholders, the others their defaults. A setting that is unset by default is commented out
-(``#max_tokens: 384``, without a space behind the sign, as in sshd_config), with an example value.
+(``#max_tokens: 384``, without a space after the sign, as in sshd_config), with an example value.
 """
 
 import textwrap

@@ -1,6 +1,6 @@
 """Scores answers against gold answers: overall and by group, with calibration, thresholds and confident mistakes.
 
-Each metric brings its own rules (metrics.py). The rest is the same for all: questions and answers are paired by ID
+Each metric brings its own rules (metrics.py). The rest is the same for all: questions and answers are paired by id
 (predictions.py), each pair is scored, and figures are means over questions with confidence intervals (outcomes.py).
 """
 
@@ -44,7 +44,7 @@ def evaluate(
 
     Raises:
         ConfigError: an unknown metric.
-        InputError: an unusable path, column or file; an unfinished job; no gold answers; no common ID; an ID with two
+        InputError: an unusable path, column or file; an unfinished job; no gold answers; no common id; an id with two
             rows; no scores, where the metric needs them.
     """
     needs_n_best = find_metric(metric).span_events is not None
@@ -72,7 +72,7 @@ def evaluate_pairs(
 
     Raises:
         ConfigError: an unknown metric.
-        InputError: no common ID; an ID with two rows; no scores, where the metric needs them.
+        InputError: no common id; an id with two rows; no scores, where the metric needs them.
     """
     method = find_metric(metric)
     spans = [span for prediction in predictions for span in prediction.spans] if method.span_events else []

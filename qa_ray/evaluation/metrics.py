@@ -33,7 +33,7 @@ class Metric:
     answerable_rules: Rules | None = None  # replace ``rules`` if every question has an answer
     reports_average: bool = False  # of exact match and F1
 
-    # Question ID, gold answers, n best spans with scores -> events: adds a precision-recall curve and its area (AUPR).
+    # Question id, gold answers, n best spans with scores -> events: adds a precision-recall curve and its area (AUPR).
     span_events: Callable[[str, Sequence[str], Sequence[tuple[str, float]]], Events] | None = None
     match_rule: str = ""  # when a span matches a gold answer, as a sentence for the curve's caption
 

@@ -1,4 +1,4 @@
-"""Reads gold answers and predictions from Parquet or SQuAD's JSON, and pairs them by their IDs.
+"""Reads gold answers and predictions from Parquet or SQuAD's JSON, and pairs them by their ids.
 
 All texts are held in memory. Of the Parquet files only the columns in use are read.
 """
@@ -46,7 +46,7 @@ def pair_by_id(golds: Sequence[Gold], predictions: Sequence[Prediction]) -> list
     Rows are paired by (document_id, question_id) where both sides have a document, else by question_id alone.
 
     Raises:
-        InputError: no common ID; an ID with two rows.
+        InputError: no common id; an id with two rows.
     """
     have_documents = any(prediction.document_id is not None for prediction in predictions)
     keys = [(gold.document_id if have_documents else None, gold.question_id) for gold in golds]
@@ -62,7 +62,7 @@ def pair_by_id(golds: Sequence[Gold], predictions: Sequence[Prediction]) -> list
     if not predictions_by_key.keys() & set(keys):
         answered = f"the first answer is to {question_name(*predictions[0][:2])}" if predictions else "no answers"
         raise InputError(
-            f"evaluate: no answer has the ID of a gold answer: {answered}, "
+            f"evaluate: no answer has the id of a gold answer: {answered}, "
             f"the first gold answer is to {question_name(*golds[0][:2])}; give the questions that were answered"
         )
     return [

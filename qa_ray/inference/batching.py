@@ -2,7 +2,7 @@
 
 Windows are sorted by length and batched under a token budget, concatenated without padding. Each window's logits for
 the tokens that it owns are scattered into its document's. The result is one start and one end logit for every token of
-a document, from the window that gives the token most context, and the null logits of every window.
+a document, from the window that gives the token the most context, and the null logits of every window.
 
 Shapes: B windows of a batch, N tokens of all of them, T tokens and W windows of a document (or of all pairs,
 concatenated), P pieces.

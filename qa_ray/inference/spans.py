@@ -27,7 +27,7 @@ def rank_logits(logits_N: Tensor, null_logits_W: Tensor, num_owned_W: Tensor, ra
     """The start (or end) logits by which spans of different windows are compared, [N].
 
     ``logit`` returns them unchanged (as run_qa.py of transformers does). ``logit_minus_null`` subtracts from each the
-    null logit of its window, that of the first token, which stands for "no answer here" (SQuAD 2.0, Devlin et al.
+    null logit of its window, that of the first token, which means "no answer here" (SQuAD 2.0, Devlin et al.
     2018). Within one window the order is the same.
     """
     if ranking == "logit":

@@ -5,7 +5,7 @@ A window is a pair of indices into the document's tokens; nothing is copied. The
 one, and the last one ends with the document.
 
 Every token is *owned* by one window, the one in which it has the most context: the nearer cut edge is farthest away
-(the document's own ends are no cuts). Between two neighbors the border is the middle of their overlap.
+(the document's own ends are not cuts). Between two neighbors the border is the middle of their overlap.
 """
 
 import numpy as np

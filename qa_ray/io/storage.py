@@ -117,7 +117,7 @@ def parquet_files(uri: str, table: str) -> list[str]:
     names = ", ".join(posixpath.basename(file) for file in all_files[:5]) or "nothing"
     raise InputError(
         f"{table}: no Parquet file (*.parquet) in {uri!r}, which holds {names}; "
-        "make some from SQuAD JSON, text files or a data set with 'qa-ray prepare'"
+        "make some from SQuAD JSON, text files or a dataset with 'qa-ray prepare'"
     )
 
 

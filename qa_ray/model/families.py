@@ -24,9 +24,9 @@ class Family:
         forward(input_ids_N, lengths_B, num_prefix_tokens_B) -> (start_logits_N, end_logits_N)    both float32
 
     over packed windows: B windows of ``lengths_B`` tokens, concatenated without padding. Of each, the first
-    ``num_prefix_tokens_B`` tokens are the first special token and the question. Behind the last window there may be
-    further tokens, whose logits are ignored. ``layers_not_prepacked`` names linear layers whose float32 weights that
-    module reads itself (model.cpu_linear).
+    ``num_prefix_tokens_B`` tokens are the first special token and the question. Further tokens may follow the last
+    window; their logits are ignored. ``layers_not_prepacked`` names linear layers whose float32 weights that module
+    reads itself (model.cpu_linear).
     """
 
     positions_after_padding: bool = False  # position ids start at pad_token_id + 1 (make_positions of fairseq)

@@ -1,4 +1,4 @@
-"""Publishes the results of a run, for the answer job and the fine-tuning job alike.
+"""Publishes the results of a run, of the answer job and of the fine-tuning job.
 
 The order is the protocol: the manifest describes files that are complete, ``_SUCCESS`` follows the manifest, and
 ``_run`` goes last. A run that is killed in between is published by the next one. ``_SUCCESS`` is created only by the

@@ -143,10 +143,12 @@ def _without_nan(value: Any) -> Any:
 
 
 def _repaired(scalar: Any) -> Any:
-    """The Python value of an Arrow scalar; strings in it that are not UTF-8 are repaired."""
+    """The Python value of an Arrow scalar; strings that are not UTF-8 are repaired, dates after 9999 are strings."""
     try:
         return scalar.as_py()
-    except UnicodeDecodeError:
+    except (UnicodeDecodeError, OverflowError):
+        if pa.types.is_temporal(scalar.type):
+            return scalar.cast(pa.string()).as_py()
         if isinstance(scalar, pa.StructScalar):
             return {name: _repaired(value) for name, value in scalar.items()}
         if isinstance(scalar, pa.DictionaryScalar):

@@ -40,7 +40,7 @@ class PreparedTables:
     questions: int
     gold_answers: int
     unanswerable: int  # questions whose gold says that the document does not answer them
-    misplaced_answers: int  # gold answers whose text is not at start_char in the document; kept as they are
+    misplaced_answers: int  # gold answers with a start_char at which the document has another text; kept as they are
     rejects: int
     paths: dict[str, str]  # of the tables documents, questions, rejects; tables without rows are not written
 
@@ -64,7 +64,6 @@ def prepare(source: str, output: str, *, layout: str = "auto", prefix: str = "",
         ConfigError: an unknown layout, or an option that the layout does not have.
         InputError: the source as a whole cannot be used, or a question id occurs twice in a document.
         OutputError: ``output`` cannot be written, or holds tables that prepare did not write.
-
     """
     earlier_files = _files_of_earlier_prepare(output)
     detected_layout, stream = open_source(source, layout, options)
@@ -143,9 +142,10 @@ def _count_gold(counts: Counter[str], gold: list[Row] | None, document: Row | No
     counts["unanswerable"] += gold == []
     for answer in gold or []:
         counts["gold_answers"] += 1
-        if document:
-            text, start = document["text"] or "", answer["start_char"]
-            counts["misplaced_answers"] += start is None or start < 0 or not text.startswith(answer["text"], start)
+        start_char = answer["start_char"]
+        if document and start_char is not None:
+            text = document["text"] or ""
+            counts["misplaced_answers"] += start_char < 0 or not text.startswith(answer["text"], start_char)
 
 
 def _reject(document_id: str | None, question_id: str | None, fault: Fault) -> Row:

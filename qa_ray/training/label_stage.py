@@ -1,7 +1,7 @@
-"""Documents with gold answers -> tokens and labels, in Ray's CPU workers: Arrow in, Arrow out, one row a document.
+"""Documents with gold answers -> tokens and labels, in Ray's CPU workers: Arrow in, Arrow out, one row per document.
 
 Questions that cannot be used for training become rejects, with the reason. For every gold answer, the row records how
-it was found in the text, or why not.
+it was located in the text, or why not.
 """
 
 from collections.abc import Sequence
@@ -61,9 +61,9 @@ class LabelDocuments:
     def _row(self, document_id: str, text: pa.Scalar, is_held_out: bool) -> dict[str, Any]:
         checked = check(document_id, text, self._questions.of(document_id))
         tokens = self._tokenizer(checked.text if checked.questions else "")
-        questions, rejects, outcomes, seen = [], list(checked.rejects), [], set()
+        questions, rejects, gold_outcomes, seen = [], list(checked.rejects), [], set()
         for question in checked.questions:
-            labeled = self._label(question, checked.text, tokens, seen, outcomes)
+            labeled = self._label(question, checked.text, tokens, seen, gold_outcomes)
             if isinstance(labeled, Fault):
                 rejects.append(reject(question.question_id, "labels", *labeled))
             else:
@@ -77,15 +77,15 @@ class LabelDocuments:
             "stop_char": tokens.stop_char_T,
             "questions": questions,
             "rejects": rejects,
-            "found": outcomes,
+            "gold_outcomes": gold_outcomes,
         }
 
     def _label(
-        self, question: Question, text: str, tokens: Tokens, seen: set[Any], outcomes: list[str]
+        self, question: Question, text: str, tokens: Tokens, seen: set[Any], gold_outcomes: list[str]
     ) -> dict[str, Any] | Fault:
         """The fields of schemas.LABELED_QUESTION, or why the question cannot be used.
 
-        Adds the question to ``seen``, and how each of its gold answers was found, or why not, to ``outcomes``.
+        Adds the question to ``seen``, and how each of its gold answers was located, or why not, to ``gold_outcomes``.
         """
         if question.answers is None:
             return Fault("no_gold", "the gold answers are unknown (null); for a question without an answer, give []")
@@ -102,11 +102,11 @@ class LabelDocuments:
                 start, stop = tokens_of(tokens, located.start_char, located.stop_char)
                 if start < stop:
                     answers.add((start, stop))
-                    outcomes.append(located.how)
+                    gold_outcomes.append(located.how)
                     continue
                 located = Fault("no_tokens", "the tokenizer finds no token in the answer")
             faults.append(located)
-            outcomes.append(located.reason)
+            gold_outcomes.append(located.reason)
         if faults and not answers:
             return faults[0]
         if (key := (question.question, frozenset(answers))) in seen:

@@ -110,7 +110,7 @@ def _count(dataset: Dataset, questions: QuestionTable, data: LabeledData, reject
     Every question ends as one or the other: those of a document that does not exist become rejects here.
     """
     is_reached = np.zeros(questions.num_bound, dtype=bool)
-    columns = ["document_id", "is_held_out", "questions", "rejects", "found"]
+    columns = ["document_id", "is_held_out", "questions", "rejects", "gold_outcomes"]
     counts: Counter[str] = Counter()
     tables: Any = dataset.select_columns(columns).iter_batches(batch_size=None, batch_format="pyarrow")
     for table in tables:
@@ -118,7 +118,7 @@ def _count(dataset: Dataset, questions: QuestionTable, data: LabeledData, reject
             purpose = "validation" if is_held_out else "training"
             counts[f"{purpose}_documents"] += 1
             counts[f"{purpose}_questions"] += len(document_questions)
-        counts.update(f"gold_{outcome}" for outcomes in table["found"].to_pylist() for outcome in outcomes)
+        counts.update(f"gold_{outcome}" for outcomes in table["gold_outcomes"].to_pylist() for outcome in outcomes)
         for document_id, document_rejects in zip(
             table["document_id"].to_pylist(), table["rejects"].to_pylist(), strict=True
         ):

@@ -18,7 +18,7 @@ REACH_CHARS = 200
 
 
 class Located(NamedTuple):
-    """The characters ``[start_char, stop_char)`` of an answer in its document, and how they were found."""
+    """The characters ``[start_char, stop_char)`` of an answer in its document, and how they were located."""
 
     start_char: int
     stop_char: int

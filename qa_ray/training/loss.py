@@ -22,7 +22,7 @@ def answer_loss(
 ) -> Tensor:
     """The loss of each example, [B], in nats.
 
-    The logits are packed (concatenated without padding); logits behind the last example are ignored. A row of
+    The logits are packed (concatenated without padding); logits after the last example are ignored. A row of
     ``answers`` [_, 3] is the example, first and last token of a gold answer, as in sampling.Batch.
     """
     position_L = torch.arange(int(length_B.max()), device=start_N.device)

@@ -1,7 +1,7 @@
 """Labeled documents -> the training examples of an epoch, divided into steps, worker shares and batches.
 
 An example is a question, one window of its document, and the target: the gold answers that are whole within the window,
-or no answer. For each question, some windows with an answer (positives) and some without (negatives) are sampled anew
+or no answer. For each question, some windows with an answer (positives) and some without (negatives) are sampled again
 in every epoch; windows that only cut an answer are never used.
 
 All of it is a function of seed and epoch, so it is the same in every process, for any number of workers, and in a run

@@ -57,7 +57,7 @@ def test_a_folder_without_parquet_is_reported(tmp_path: Path):
         open_documents(str(tmp_path), COLUMNS)
     (tmp_path / "notes.txt").touch()
     with raises_error(
-        InputError, "which holds notes.txt; make some from SQuAD JSON, text files or a data set with 'qa-ray"
+        InputError, "which holds notes.txt; make some from SQuAD JSON, text files or a dataset with 'qa-ray"
     ):
         open_documents(str(tmp_path), COLUMNS)
 

@@ -16,10 +16,9 @@ from running import raises_error, small_disk
 from qa_ray.answering import commit as commit_module
 from qa_ray.answering.commit import commit
 from qa_ray.errors import JobError, OutputError
-from qa_ray.io import storage
 from qa_ray.io.parquet_writer import ParquetFolderWriter
 from qa_ray.io.question_table import QuestionTable
-from qa_ray.output import publish, sinks
+from qa_ray.output import folder, lease, publish, sinks
 from qa_ray.output.folder import OutputFolder, acquire_output, inspect_output
 from qa_ray.output.lease import Lease
 from qa_ray.output.sinks import JsonLines
@@ -67,7 +66,8 @@ STEPS: list[tuple[Any, str]] = [
     (publish, "create_text"),
     (Lease, "check"),
     (Lease, "release"),
-    (storage, "remove_file"),
+    (lease, "remove_file"),
+    (folder, "remove_folder"),
 ]
 
 

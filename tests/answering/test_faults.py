@@ -58,9 +58,9 @@ def job(models: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Ans
 
 
 @pytest.fixture(scope="module")
-def undisturbed(job: AnswerConfig, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """The answers of an undisturbed run."""
-    run(job, tmp_path_factory.mktemp("undisturbed"))
+def uninterrupted(job: AnswerConfig, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """The answers of an uninterrupted run."""
+    run(job, tmp_path_factory.mktemp("uninterrupted"))
     return read_rows(job, "answers")
 
 
@@ -78,8 +78,8 @@ def workers(pid: int) -> list[int]:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_a_run_killed_at_random_moments_gives_the_answers_of_an_undisturbed_run(
-    tmp_path: Path, job, undisturbed, seed: int
+def test_a_run_killed_at_random_moments_gives_the_answers_of_an_uninterrupted_run(
+    tmp_path: Path, job, uninterrupted, seed: int
 ):
     draw = random.Random(seed)
     config, log = changed(job, output=str(tmp_path / "out"), runner=SLOW_RUNNER), tmp_path / "log"
@@ -101,7 +101,7 @@ def test_a_run_killed_at_random_moments_gives_the_answers_of_an_undisturbed_run(
     if num_finished:  # else it may have ended before it was killed
         assert manifest["windows_this_run"] == manifest["counts"]["windows"] - num_finished
     assert_nothing_lost(config, PAIRS, manifest)
-    assert_same_answers(read_rows(config, "answers"), undisturbed)
+    assert_same_answers(read_rows(config, "answers"), uninterrupted)
 
 
 def finished_windows(config: AnswerConfig) -> int:
@@ -114,7 +114,7 @@ def finished_windows(config: AnswerConfig) -> int:
 
 
 def test_a_kill_costs_at_most_one_block_of_each_actor(
-    tmp_path: Path, job, undisturbed, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, job, uninterrupted, monkeypatch: pytest.MonkeyPatch
 ):
     config, log = changed(job, output=str(tmp_path / "out"), runner=SLOW_RUNNER), tmp_path / "log"
     path, parts, record = write_config(tmp_path, config), Path(config.output) / "_run" / "parts", tmp_path / "record"
@@ -133,10 +133,10 @@ def test_a_kill_costs_at_most_one_block_of_each_actor(
     print(f"{read_again} documents were read again after {num_kills} kills")  # noqa: T201
     assert len(times_read) == NUM_DOCUMENTS
     assert 0 < read_again <= num_kills * 2 * make_plan(config).rows_per_block("cpu", 2)
-    assert_same_answers(read_rows(config, "answers"), undisturbed)
+    assert_same_answers(read_rows(config, "answers"), uninterrupted)
 
 
-def test_an_actor_killed_five_times_is_restarted_by_the_same_run(tmp_path: Path, job, undisturbed):
+def test_an_actor_killed_five_times_is_restarted_by_the_same_run(tmp_path: Path, job, uninterrupted):
     config, log = changed(job, output=str(tmp_path / "out"), runner=SLOW_RUNNER | {"actors": 1}), tmp_path / "log"
     with command_line(write_config(tmp_path, config), log) as process:
         killed: set[int] = set()
@@ -150,10 +150,10 @@ def test_an_actor_killed_five_times_is_restarted_by_the_same_run(tmp_path: Path,
             os.kill(alive[0], signal.SIGKILL)
             killed.add(alive[0])
         assert process.wait(600) == 0, log.read_text()
-    assert_same_answers(read_rows(config, "answers"), undisturbed)
+    assert_same_answers(read_rows(config, "answers"), uninterrupted)
 
 
-def test_a_run_survives_the_loss_of_one_node_of_three(tmp_path: Path, job, undisturbed):
+def test_a_run_survives_the_loss_of_one_node_of_three(tmp_path: Path, job, uninterrupted):
     import ray
     from ray.cluster_utils import Cluster
 
@@ -181,7 +181,7 @@ def test_a_run_survives_the_loss_of_one_node_of_three(tmp_path: Path, job, undis
         ray.shutdown()
         cluster.shutdown()
     assert_nothing_lost(config, PAIRS, manifest)
-    assert_same_answers(read_rows(config, "answers"), undisturbed)
+    assert_same_answers(read_rows(config, "answers"), uninterrupted)
 
 
 # ---- S3
@@ -203,7 +203,7 @@ def answers_on(lake: Any, output: str) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: (row["document_id"], row["question_id"]))
 
 
-def test_a_run_survives_a_minute_of_slow_down_replies(tmp_path: Path, job, undisturbed, server, lake):
+def test_a_run_survives_a_minute_of_slow_down_replies(tmp_path: Path, job, uninterrupted, server, lake):
     with fault_proxy(server.ports["proxy"]) as proxy:
         config, log = changed(on_s3(job, proxy.endpoint_url, "minute"), runner=SLOW_RUNNER), tmp_path / "log"
         with command_line(write_config(tmp_path, config), log) as process:
@@ -213,10 +213,10 @@ def test_a_run_survives_a_minute_of_slow_down_replies(tmp_path: Path, job, undis
             proxy.choose = lambda *request: None
             assert process.wait(600) == 0, log.read_text()
         assert proxy.done["slow down"] > 5
-    assert_same_answers(answers_on(lake, "minute"), undisturbed)
+    assert_same_answers(answers_on(lake, "minute"), uninterrupted)
 
 
-def test_a_run_resumes_after_its_server_was_down_for_twenty_seconds(tmp_path: Path, job, undisturbed, server, lake):
+def test_a_run_resumes_after_its_server_was_down_for_twenty_seconds(tmp_path: Path, job, uninterrupted, server, lake):
     config, log = changed(on_s3(job, server.endpoint_url, "killed"), runner=SLOW_RUNNER), tmp_path / "log"
     path = write_config(tmp_path, config)
     with command_line(path, log) as process:
@@ -230,12 +230,12 @@ def test_a_run_resumes_after_its_server_was_down_for_twenty_seconds(tmp_path: Pa
     if code:
         with command_line(path, log) as process:
             assert process.wait(600) == 0, log.read_text()
-    assert_same_answers(answers_on(lake, "killed"), undisturbed)
+    assert_same_answers(answers_on(lake, "killed"), uninterrupted)
 
 
 @pytest.mark.parametrize("round_", range(10))
 def test_of_two_drivers_that_start_together_one_runs_and_one_is_refused(
-    tmp_path: Path, job, undisturbed, server, lake, round_: int
+    tmp_path: Path, job, uninterrupted, server, lake, round_: int
 ):
     folder = f"twice{round_}"
     path = write_config(tmp_path, on_s3(job, server.endpoint_url, folder))
@@ -245,7 +245,7 @@ def test_of_two_drivers_that_start_together_one_runs_and_one_is_refused(
     output = "".join(log.read_text() for log in logs)
     assert codes == [0, 2], output
     assert "is being written by a live run" in output
-    assert_same_answers(answers_on(lake, folder), undisturbed)
+    assert_same_answers(answers_on(lake, folder), uninterrupted)
 
 
 # ---- large inputs

@@ -69,7 +69,7 @@ def job(models: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Ans
 
 @pytest.fixture(scope="module")
 def uninterrupted(job: AnswerConfig, ray_session: None) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """The manifest and the answers of an undisturbed run with one actor."""
+    """The manifest and the answers of an uninterrupted run with one actor."""
     manifest = answer_documents(job)
     assert_nothing_lost(job, PAIRS, manifest)
     return manifest, read_rows(job, "answers")

@@ -1,6 +1,6 @@
 """The answer job on one node and on two, with an actor of one thread on each.
 
-    PYTHONPATH=tests .venv/bin/python tests/benchmarks/nodes.py [ROUNDS]
+    PYTHONPATH=tests/support .venv/bin/python tests/benchmarks/nodes.py [ROUNDS]
 
 The nodes are ``ray start`` processes on this machine, which should have a core for each. The jobs are submitted with a
 token. The result is windows per second from when the first actor runs; as the documents are few, it drops if the

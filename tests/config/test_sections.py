@@ -46,7 +46,7 @@ def test_bounds_are_those_of_inference(section: str, name: str, value: object, m
         check_config(AnswerConfig, TABLES | {section: {name: value}}, "test")
 
 
-def test_names_are_checked_against_the_tables_of_their_rooms():
+def test_names_are_checked_against_the_tables_of_their_packages():
     with raises_error(ConfigError, "metric: Input should be 'squad', 'cmrc' or 'cuad', not 'bleu'"):
         check_config(EvaluateConfig, {"answers": "a", "questions": "q", "metric": "bleu"}, "test")
     with raises_error(ConfigError, "validation.metric: Input should be 'squad' or 'cmrc', not 'cuad'"):

@@ -19,7 +19,7 @@ def new_folder() -> tempfile.TemporaryDirectory[str]:
 def steps() -> list[tuple[str, str]]:
     """The commands after the installation, with the outputs that the page shows."""
     (install, _), *others = commands_and_outputs(PAGE)
-    assert install.endswith("pip install qa-ray\n")
+    assert install.endswith("pip install /path/to/qa-ray\n")
     return others
 
 

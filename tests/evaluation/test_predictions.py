@@ -104,7 +104,7 @@ def test_answers_to_other_questions_are_refused_with_an_id_of_each_table(folder:
     questions = folder.questions(question("q1", golds("Paris"), "france"))
     answers = folder.answers(answer("q1", "Rome", document_id="italy"))
     assert refusal(answers, questions) == (
-        "evaluate: no answer has the ID of a gold answer: the first answer is to question 'q1' of document 'italy', "
+        "evaluate: no answer has the id of a gold answer: the first answer is to question 'q1' of document 'italy', "
         "the first gold answer is to question 'q1' of document 'france'; give the questions that were answered"
     )
     assert "gold answer: no answers, the first gold answer is to question 'q1'" in refusal(

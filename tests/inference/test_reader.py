@@ -88,7 +88,7 @@ def test_logits_equal_transformers_on_each_window_alone(models: dict[str, str], 
 def brute_force(
     reference: list[dict], longest: int, ranking: Ranking, lexical_T: np.ndarray
 ) -> dict[tuple[int, int], float]:
-    """Every span of every window; each token's logit comes from the window that gives it most context."""
+    """Every span of every window; each token's logit comes from the window that gives it the most context."""
     last = max(w["first_token"] + len(w["start"]) for w in reference)
     best: dict[int, tuple[float, float, float, tuple]] = {}
     for window in reference:

@@ -16,7 +16,7 @@ def cuts(draw: st.DrawFn) -> tuple[int, int, int]:
 
 
 def contexts(w: int, token: int, cut: Windows, num_tokens: int) -> float:
-    """The distance to the nearer cut edge of window w; the document's ends are no cuts."""
+    """The distance to the nearer cut edge of window w; the document's ends are not cuts."""
     start, stop = cut.start_W[w], cut.stop_W[w]
     if not start <= token < stop:
         return -1

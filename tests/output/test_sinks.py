@@ -54,6 +54,7 @@ def test_json_lines_write_values_that_json_lacks(tmp_path: Path):
             "bytes": [b"\xff\x00"],
             "day": [datetime.date(2024, 5, 17)],
             "moment": [datetime.datetime(2024, 5, 17, 12, 30, tzinfo=datetime.UTC)],
+            "late days": pa.array([[2_932_897]], pa.list_(pa.date32())),  # beyond Python's datetime.MAXYEAR
             "price": [decimal.Decimal("12.30")],
             "latin": not_utf8(b"Caf\xe9"),
             "list": pa.ListArray.from_arrays([0, 2], not_utf8(b"\xe9", b"ok")),
@@ -70,6 +71,7 @@ def test_json_lines_write_values_that_json_lacks(tmp_path: Path):
             "bytes": "/wA=",
             "day": "2024-05-17",
             "moment": "2024-05-17T12:30:00+00:00",
+            "late days": ["10000-01-01"],
             "price": "12.30",
             "latin": "Caf\ufffd",
             "list": ["\ufffd", "ok"],

@@ -45,7 +45,7 @@ def test_a_source_added_to_the_table_is_prepared(
     ]
 
 
-def test_a_source_above_the_data_sets_is_detected(
+def test_a_source_above_the_datasets_is_detected(
     example: Source, letters_tsv: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(sources, "SOURCES", {"lines": example, **SOURCES})

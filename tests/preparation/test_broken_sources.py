@@ -65,7 +65,7 @@ def test_the_error_for_a_broken_squad_file_gives_the_place_and_the_remedy(
 
 @pytest.mark.parametrize("layout", ["auto", "squad", "text"])
 def test_the_error_for_a_missing_source_gives_its_path(tmp_path: Path, layout: Any):
-    expected = f"no such file or folder: '{tmp_path}/gone'; check the path (a data set's hub id is 'owner/name')"
+    expected = f"no such file or folder: '{tmp_path}/gone'; check the path (a dataset's hub id is 'owner/name')"
     with pytest.raises(InputError, match=re.escape(expected)):
         prepare(f"{tmp_path}/gone", f"{tmp_path}/out", layout=layout)
 

@@ -1,4 +1,4 @@
-"""SQuAD JSON, text files and data sets are read into documents and questions, and their mistakes are reported."""
+"""SQuAD JSON, text files and datasets are read into documents and questions, and their mistakes are reported."""
 
 import json
 import re
@@ -216,7 +216,7 @@ def test_questions_are_read_from_parquet_with_their_other_columns(letters: Path,
     assert (result.gold_answers, result.misplaced_answers) == (2, 0)
 
 
-# ---- Data sets
+# ---- Datasets
 
 
 def hub_row(question_id: str, text: str, answers: Any = None, **more: object) -> dict[str, Any]:
@@ -259,7 +259,7 @@ def test_local_json_lines_are_read_by_datasets_and_equal_texts_are_one_document(
 
 
 @pytest.mark.usefixtures("cache")
-def test_columns_of_a_data_set_are_mapped_to_ours(tmp_path: Path):
+def test_columns_of_a_dataset_are_mapped_to_ours(tmp_path: Path):
     lines = [{"name": "N", "passage": text, "q": f"{text}?"} for text in ("a", "b", "a")]
     columns = {"text": "passage", "question": "q", "document_id": "name"}
     prepare(write_lines(tmp_path / "dev.jsonl", lines), f"{tmp_path}/out", columns=columns)
@@ -280,7 +280,7 @@ def test_a_split_must_be_named_if_there_are_several(tmp_path: Path):
     with pytest.raises(InputError, match="has the splits train, test; name one of them with split=…"):
         prepare(f"{tmp_path}/in", f"{tmp_path}/out")
     with pytest.raises(
-        InputError, match=r"cannot be read as a data set: Unknown split \"dev\".*'train', 'test'.*; check the path"
+        InputError, match=r"cannot be read as a dataset: Unknown split \"dev\".*'train', 'test'.*; check the path"
     ):
         prepare(f"{tmp_path}/in", f"{tmp_path}/out", split="dev")
 
@@ -300,6 +300,6 @@ def test_the_error_for_a_missing_column_lists_the_existing_ones(tmp_path: Path):
 @pytest.mark.usefixtures("cache")
 def test_a_hub_id_that_cannot_be_reached_is_an_input_error(tmp_path: Path):
     with pytest.raises(
-        InputError, match=r"source 'nobody/nothing' cannot be read as a data set: .*; check the path, the hub id"
+        InputError, match=r"source 'nobody/nothing' cannot be read as a dataset: .*; check the path, the hub id"
     ):
         prepare("nobody/nothing", f"{tmp_path}/out")

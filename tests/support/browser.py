@@ -19,15 +19,15 @@ def read_page(url: str, headers: Mapping[str, str], expected: str, screenshot: P
         "chromium", "--headless=new", "--no-sandbox", "--disable-gpu", "--remote-debugging-port=0",
         "--window-size=1600,1400", f"--user-data-dir={screenshot}.profile", "about:blank",
     ]  # fmt: skip
-    process = subprocess.Popen(
+    with subprocess.Popen(
         command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
-    try:
-        assert process.stderr
-        address = next(match[1] for line in process.stderr if (match := re.search(r"ws://([\d.]+:\d+)/", line)))
-        return asyncio.run(_read(address, url, headers, expected, screenshot, seconds))
-    finally:
-        kill_session(process)
+    ) as process:
+        try:
+            assert process.stderr
+            address = next(match[1] for line in process.stderr if (match := re.search(r"ws://([\d.]+:\d+)/", line)))
+            return asyncio.run(_read(address, url, headers, expected, screenshot, seconds))
+        finally:
+            kill_session(process)
 
 
 async def _read(

@@ -1,6 +1,7 @@
 """A real S3 server for tests: OpenStack Swift with its s3api, in its own environment (make .swift/installed)."""
 
 import os
+import pwd
 import signal
 import socket
 import subprocess
@@ -90,16 +91,14 @@ class S3Server:
 
     def start(self) -> None:
         environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent), "PYTHONWARNINGS": "ignore"}
-        self._processes = [
-            subprocess.Popen(
-                [SWIFT / f"swift-{service}-server", self.folder / f"{service}.conf"],
-                stdout=(self.folder / f"{service}.log").open("ab"),
-                stderr=subprocess.STDOUT,
-                env=environment,
-                start_new_session=True,
-            )
-            for service in (*SERVICES, "proxy")
-        ]
+        for service in (*SERVICES, "proxy"):
+            command = [SWIFT / f"swift-{service}-server", self.folder / f"{service}.conf"]
+            with (self.folder / f"{service}.log").open("ab") as log:
+                self._processes.append(
+                    subprocess.Popen(
+                        command, stdout=log, stderr=subprocess.STDOUT, env=environment, start_new_session=True
+                    )
+                )
         for port in self.ports.values():
             wait_until_open(port)
 
@@ -115,7 +114,7 @@ class S3Server:
         (self.folder / "swift.conf").write_text(
             "[swift-hash]\nswift_hash_path_suffix = tests\n[storage-policy:0]\nname = default\ndefault = yes\n"
         )
-        names = {"folder": self.folder, "user": os.popen("id -un").read().strip()}
+        names = {"folder": self.folder, "user": pwd.getpwuid(os.geteuid()).pw_name}
         for service in SERVICES:
             port = self.ports[service]
             (self.folder / f"{service}.conf").write_text(STORAGE_SERVER.format(service=service, port=port, **names))

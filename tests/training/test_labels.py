@@ -1,4 +1,4 @@
-"""Gold answers are located in their documents and windows; also on real data sets where they are available."""
+"""Gold answers are located in their documents and windows; also on real datasets where they are available."""
 
 import json
 import unicodedata

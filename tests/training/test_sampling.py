@@ -1,4 +1,4 @@
-"""Training examples: sampled anew in each epoch, divided into steps, worker shares and batches, with their targets."""
+"""Training examples: sampled again in each epoch, divided into steps, worker shares and batches, with their targets."""
 
 from collections import Counter
 

@@ -82,7 +82,7 @@ def file_suffixes(uri: str) -> set[str]:
 
 def missing_source(uri: str) -> InputError:
     """The error for a source that does not exist."""
-    return InputError(f"no such file or folder: {uri!r}; check the path (a data set's hub id is 'owner/name')")
+    return InputError(f"no such file or folder: {uri!r}; check the path (a dataset's hub id is 'owner/name')")
 
 
 def files_with_suffix(uri: str, suffixes: Collection[str]) -> tuple[fsspec.AbstractFileSystem, list[str]]:

@@ -1,4 +1,4 @@
-"""Data sets of the Hugging Face hub, and local tables, read by the library ``datasets``.
+"""Datasets of the Hugging Face hub, and local tables, read by the library ``datasets``.
 
 A row is a question with its document's text. Rows with equal text (and equal ``document_id``, if there is one) share
 one document, whose id is ``document_id``, or else the first 16 hexadecimal digits of the text's SHA-256.
@@ -31,9 +31,9 @@ BATCH_ROWS = 100  # rows may hold long texts
 
 
 def read(uri: str, *, split: str | None = None, columns: Mapping[str, str] | None = None) -> RecordStream:
-    """The rows of a hub id, a file, a folder or a glob; ``columns`` maps our column names to those of the data set.
+    """The rows of a hub id, a file, a folder or a glob; ``columns`` maps our column names to those of the dataset.
 
-    By default the columns are those of SQuAD on the hub. ``split`` is required if the data set has several.
+    By default the columns are those of SQuAD on the hub. ``split`` is required if the dataset has several.
     """
     columns = columns or {}
     if unknown := [name for name in columns if name not in HUB_COLUMNS]:
@@ -78,14 +78,14 @@ def matches(uri: str, suffixes: Set[str]) -> bool:
 
 SOURCE = Source(
     name="dataset",
-    description="a data set of the Hugging Face hub, or local JSON lines, CSV, Parquet or Arrow; a question per row",
+    description="a dataset of the Hugging Face hub, or local JSON lines, CSV, Parquet or Arrow; a question per row",
     matches=matches,
     read=read,
 )
 
 
 def _load(uri: str, split: str | None) -> Any:
-    """One split of a data set. ``datasets`` 4 and later run no code that comes with a data set, and open no pickles."""
+    """One split of a dataset. ``datasets`` 4 and later run no code that comes with a dataset, and open no pickles."""
     import datasets
     from datasets.exceptions import DatasetsError
 
@@ -101,7 +101,7 @@ def _load(uri: str, split: str | None) -> Any:
         loaded = datasets.load_dataset(split=split, **arguments)
     except (OSError, ValueError, RuntimeError, DatasetsError) as error:
         raise InputError(
-            f"source {uri!r} cannot be read as a data set: {error}; check the path, the hub id and the split"
+            f"source {uri!r} cannot be read as a dataset: {error}; check the path, the hub id and the split"
         ) from error
     if not isinstance(loaded, datasets.DatasetDict):
         return loaded

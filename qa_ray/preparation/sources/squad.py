@@ -1,4 +1,4 @@
-"""SQuAD JSON (versions 1.1 and 2.0, and data sets in their format, such as CMRC 2018 and CUAD).
+"""SQuAD JSON (versions 1.1 and 2.0, and datasets in their format, such as CMRC 2018 and CUAD).
 
 ``{"data": [{"title": …, "paragraphs": [{"context": …, "qas": [{"id", "question", "answers", "is_impossible"}]}]}]}``
 
