@@ -1,6 +1,6 @@
 # make install       the environment in .venv, with the versions of constraints.txt
 # make demo          answers 24 questions about four long documents
-# make check         all that must pass: lint, test
+# make check         all that must pass: lint, docs, test
 # make lint          format, lint rules, types and the direction of imports
 # make test          the tests, in two processes; the wheel and the sdist are among them
 # make coverage      the same tests, with a table of the lines of qa_ray that no test ran in its own process
@@ -9,7 +9,7 @@
 # make test-cluster  the slow tests on a cluster of real nodes
 # make bench         speed beside transformers and Haystack; run nothing else on the machine
 # make docs          the documentation site in build/site; warnings are errors
-# make reference     docs/reference/config.md, generated from the config classes
+# make reference     the generated texts: configs/VERB.yaml, docs/reference/config.md, the settings in docs/reference/python.md
 # make clean         removes the environments and what was built
 
 PYTHON ?= python3.11
@@ -34,7 +34,7 @@ demo: install
 	$(BIN)/qa-ray answer configs/demo/answer.yaml
 	$(BIN)/qa-ray evaluate configs/demo/evaluate.yaml
 
-check: lint test
+check: lint docs test
 
 lint: install
 	$(BIN)/ruff check .
@@ -82,7 +82,7 @@ docs: .docs/installed
 	.docs/bin/mkdocs build --strict --quiet
 
 reference: install
-	$(BIN)/python -m qa_ray.config.reference > docs/reference/config.md
+	$(BIN)/python -m qa_ray.config.reference
 
 clean:
 	rm -rf .venv .swift .bench .docs build

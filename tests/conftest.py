@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from gold_tables import Folder
 from hypothesis import settings
-from models import FAMILIES, save_model
+from models import TEST_FAMILIES, save_model
 from s3_server import CREDENTIALS, free_ports
 
 # No deadline, as a busy machine is no failure. CI draws the same examples every time; elsewhere they are new each time.
@@ -61,7 +61,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """The folder of a small random model of each family; positions allow windows of 128 tokens."""
     root = tmp_path_factory.mktemp("models")
     settings = {"max_tokens": 64, "overlap_tokens": 16, "max_question_tokens": 30}
-    return {family: save_model(family, root / family, settings=settings) for family in FAMILIES}
+    return {family: save_model(family, root / family, settings=settings) for family in TEST_FAMILIES}
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,7 @@ from typing import Annotated
 from pydantic import Field
 
 from qa_ray.config.sections import JobConfig, OneOf, Place, StorageSettings, Strings
-from qa_ray.evaluation.metrics import METRICS
+from qa_ray.evaluation.metrics import METRICS, described
 
 
 class EvaluateConfig(JobConfig):
@@ -23,8 +23,7 @@ class EvaluateConfig(JobConfig):
     )
     metric: Annotated[str, OneOf(lambda: METRICS)] = Field(
         default="squad",
-        description="Official rules to score by: squad (1.1 or 2.0, by the questions), cmrc (CMRC 2018, Chinese), cuad "
-        "(several answers to a question, all of which should be found).",
+        description=f"Official rules to score by: {described(METRICS)}.",
     )
     by: Strings = Field(
         default=[],

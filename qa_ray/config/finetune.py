@@ -6,7 +6,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 from pydantic_core import PydanticCustomError
 
 from qa_ray.config.sections import Columns, JobConfig, OneOf, Place, Places, Section, StorageSettings, WindowSettings
-from qa_ray.evaluation.metrics import METRICS
+from qa_ray.evaluation.metrics import METRICS, described
 from qa_ray.model.settings import Device
 
 
@@ -42,7 +42,7 @@ class ValidationSettings(Section):
         description="Without such tables: share of the documents that is held out from training, drawn by their ids.",
     )
     metric: Annotated[str, OneOf(_validation_metrics)] = Field(
-        default="squad", description="Official rules to score by: squad, or cmrc for Chinese."
+        default="squad", description=f"Official rules to score by: {described(_validation_metrics())}."
     )
 
     @model_validator(mode="after")

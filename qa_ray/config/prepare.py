@@ -25,8 +25,8 @@ class PrepareConfig(JobConfig):
     )
     layout: Annotated[str, OneOf(lambda: ["auto", *SOURCES])] = Field(
         default="auto",
-        description="Format of the source; auto: squad if there is a .json file, text if there are text files and no "
-        "tables, else dataset.",
+        description="Format of the source. auto: the first of the following that is detected. "
+        + " ".join(f"{name}: {source.description}." for name, source in SOURCES.items()),
     )
     questions: str | None = Field(
         default=None,

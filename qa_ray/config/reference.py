@@ -1,13 +1,18 @@
-"""The config classes -> the reference page ``docs/reference/config.md``: ``python -m qa_ray.config.reference > FILE``.
+"""The config classes -> the reference page ``docs/reference/config.md``.
 
 A table for each section, with a row for each setting; sections that several jobs share are at the end.
+
+In the root of the repository, ``python -m qa_ray.config.reference`` writes that page and all else that is generated:
+the templates in ``configs``, and the table of settings in ``docs/reference/python.md``.
 """
 
-import sys
+import re
 from collections import Counter
+from pathlib import Path
 
-from qa_ray.config import CONFIGS
+from qa_ray.config import CONFIGS, template
 from qa_ray.config.fields import Setting, SettingsSection, as_yaml, describe
+from qa_ray.inference.settings import InferenceSettings
 
 INTRODUCTION = """\
 # Configuration
@@ -80,5 +85,25 @@ def _one_line(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|")
 
 
+def python_settings() -> str:
+    """The table of settings in ``docs/reference/python.md``."""
+    rows = [
+        f"| `{name}` | `{field.default!r}` | {field.description} |"
+        for name, field in InferenceSettings.model_fields.items()
+    ]
+    return "\n".join(["| setting | default | description |", "|---|---|---|", *rows, ""])
+
+
+def write_all(repository: Path) -> None:
+    """Writes everything that is generated from the config classes."""
+    texts = {f"configs/{name}.yaml": template.render(name) for name in template.TEMPLATES}
+    texts["docs/reference/config.md"] = render()
+    page = (repository / "docs/reference/python.md").read_text(encoding="utf-8")
+    table = re.compile(r"^\| setting \| default \|.*\n(\|.*\n)*", re.MULTILINE)
+    texts["docs/reference/python.md"] = table.sub(lambda _: python_settings(), page)
+    for name, text in texts.items():
+        (repository / name).write_text(text, encoding="utf-8")
+
+
 if __name__ == "__main__":
-    sys.stdout.write(render())
+    write_all(Path())

@@ -32,6 +32,7 @@ class Metric:
     rules: Rules
     answerable_rules: Rules | None = None  # replace ``rules`` if every question has an answer
     reports_average: bool = False  # of exact match and F1
+    description: str = ""  # a phrase for the docs of the setting ``metric``; the rules' title if empty
 
     # Question id, gold answers, n best spans with scores -> events: adds a precision-recall curve and its area (AUPR).
     span_events: Callable[[str, Sequence[str], Sequence[tuple[str, float]]], Events] | None = None
@@ -47,16 +48,27 @@ METRICS: dict[str, Metric] = {
     "squad": Metric(
         rules=Rules("SQuAD 2.0", squad2_scores),
         answerable_rules=Rules("SQuAD 1.1", squad1_scores, missing_is_no_answer=False),
+        description="1.1 or 2.0, by the questions",
     ),
     # The script leaves questions without an answer row ("skipped") in the total and ranks systems by the average.
-    "cmrc": Metric(Rules("CMRC 2018", cmrc_scores, missing_is_no_answer=False), reports_average=True),
+    "cmrc": Metric(
+        Rules("CMRC 2018", cmrc_scores, missing_is_no_answer=False),
+        reports_average=True,
+        description="CMRC 2018, Chinese",
+    ),
     # Exact match and F1 are those of SQuAD 2.0.
     "cuad": Metric(
         Rules("CUAD", squad2_scores),
+        description="several answers to a question, all of which should be found",
         span_events=span_events,
         match_rule="A span matches a gold answer if they share half of their words (Jaccard similarity ≥ 0.5).",
     ),
 }
+
+
+def described(names: Iterable[str]) -> str:
+    """The metrics as ``name (description), …``."""
+    return ", ".join(f"{name} ({METRICS[name].description or METRICS[name].rules.title})" for name in names)
 
 
 def find_metric(name: str) -> Metric:

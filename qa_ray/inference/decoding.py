@@ -39,21 +39,21 @@ def answer_pairs(
     normalizer_P = log_normalizers(start_T, num_tokens_P) + log_normalizers(end_T, num_tokens_P)
     if not np.isfinite(normalizer_P).all():
         raise FloatingPointError("the model's logits are not finite; try runner.dtype=float32")
-    null_logit_W = (logits.null_start_W + logits.null_end_W).cpu().numpy()
     first_windows = np.cumsum([len(pair.windows) for pair in pairs])[:-1]
     answers = []
-    for document, pair, boost, best_spans, normalizer, pair_null_logit_W in zip(
+    for document, pair, boost, best_spans, normalizer, null_start_W, null_end_W in zip(
         documents,
         pairs,
         boosts,
         spans(start_T, end_T, reach_T, num_tokens_P, settings.max_answer_tokens),
         normalizer_P.tolist(),
-        np.split(null_logit_W, first_windows),
+        np.split(logits.null_start_W.cpu().numpy(), first_windows),
+        np.split(logits.null_end_W.cpu().numpy(), first_windows),
         strict=True,
     ):
         best = candidates(best_spans, document.tokens, document.text, settings.n_best)
         best_span = best[0].span if best else None
-        score = no_answer_score(best_span, pair.windows, pair_null_logit_W, boost, settings.ranking)
+        score = no_answer_score(best_span, pair.windows, null_start_W, null_end_W, boost, settings.ranking)
         answers.append(
             answer(
                 document.text,

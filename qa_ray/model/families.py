@@ -30,13 +30,16 @@ class Family:
     """
 
     positions_after_padding: bool = False  # position ids start at pad_token_id + 1 (make_positions of fairseq)
+    position_padding_id: int | None = None  # takes the place of the config's pad_token_id for positions
     make_backend: Callable[[Any, int], nn.Module] | None = None  # None: transformers' own forward pass
     layers_not_prepacked: frozenset[str] = frozenset()
     can_lengthen: bool = False  # whether model.lengthen converts it to Longformer
 
     def first_position(self, pad_token_id: int | None) -> int:
         """The position id of a window's first token."""
-        return (pad_token_id or 0) + 1 if self.positions_after_padding else 0
+        if not self.positions_after_padding:
+            return 0
+        return (self.position_padding_id if self.position_padding_id is not None else pad_token_id or 0) + 1
 
 
 def _make_longformer(model: Any, document_type_id: int) -> nn.Module:  # Longformer has no token types
@@ -56,10 +59,15 @@ FAMILIES: dict[str, Family] = {
     ),
     "camembert": Family(positions_after_padding=True),
     "data2vec-text": Family(positions_after_padding=True),
-    "mpnet": Family(positions_after_padding=True),
+    "ibert": Family(positions_after_padding=True),
+    "lilt": Family(positions_after_padding=True),  # from the text alone, without the layout
+    "luke": Family(positions_after_padding=True),  # from the tokens alone, without entities
+    "markuplm": Family(positions_after_padding=True),  # from the text alone, without XPaths
+    "mpnet": Family(positions_after_padding=True, position_padding_id=1),  # whatever its pad_token_id
     "roberta-prelayernorm": Family(positions_after_padding=True),
     "xlm-roberta": Family(positions_after_padding=True),
     "xlm-roberta-xl": Family(positions_after_padding=True),
+    "xmod": Family(positions_after_padding=True),  # its config.json must name a default_language
 }
 
 

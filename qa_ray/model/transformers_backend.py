@@ -13,12 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from qa_ray.model.families import find_family
+
 # Lengths are rounded up to a multiple of this: CPU kernels cache something for every shape they see.
 ROUND_WINDOW = 16
 
 
 class TransformersBackend(nn.Module):
-    """Start and end logits of packed windows, by any model that AutoModelForQuestionAnswering loads.
+    """Start and end logits of packed windows, by any encoder that AutoModelForQuestionAnswering loads.
 
     ``document_type_id`` is the token type of a window's document.
     """
@@ -29,8 +31,9 @@ class TransformersBackend(nn.Module):
         self.document_type_id = document_type_id
         config = self.model.config
         self._pad_id: int = config.pad_token_id or 0
-        # Lower bound on the positions: some families count them from the padding's id + 1 (model.families).
-        self.max_tokens: int = config.max_position_embeddings - self._pad_id - 1
+        # Lower bound on the positions, also of families that are not in the table but count from the padding's id + 1.
+        first_position = max(find_family(config.model_type).first_position(self._pad_id), self._pad_id + 1)
+        self.max_tokens: int = config.max_position_embeddings - first_position
         parameters = inspect.signature(self.model.forward).parameters
         self._has_token_types = "token_type_ids" in parameters and getattr(config, "type_vocab_size", 0) > 1
         self._has_global_attention = "global_attention_mask" in parameters

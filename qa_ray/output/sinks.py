@@ -116,7 +116,7 @@ class JsonLines(TextSink):
     suffix = "jsonl"
 
     def text(self, table: pa.Table) -> str:
-        columns = [[_repaired(value) for value in column] for column in table.columns]
+        columns = [[python_value(value) for value in column] for column in table.columns]
         rows = (dict(zip(table.column_names, values)) for values in zip(*columns))
         return "".join(f"{_to_json(row)}\n" for row in rows)
 
@@ -142,7 +142,7 @@ def _without_nan(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _repaired(scalar: Any) -> Any:
+def python_value(scalar: Any) -> Any:
     """The Python value of an Arrow scalar; strings that are not UTF-8 are repaired, dates after 9999 are strings."""
     try:
         return scalar.as_py()
@@ -150,11 +150,11 @@ def _repaired(scalar: Any) -> Any:
         if pa.types.is_temporal(scalar.type):
             return scalar.cast(pa.string()).as_py()
         if isinstance(scalar, pa.StructScalar):
-            return {name: _repaired(value) for name, value in scalar.items()}
+            return {name: python_value(value) for name, value in scalar.items()}
         if isinstance(scalar, pa.DictionaryScalar):
-            return _repaired(scalar.value)
+            return python_value(scalar.value)
         if isinstance(scalar, pa.ListScalar | pa.LargeListScalar):
-            return [_repaired(value) for value in scalar.values]
+            return [python_value(value) for value in scalar.values]
         return scalar.as_buffer().to_pybytes().decode(errors="replace")
 
 

@@ -1,9 +1,10 @@
 """Turns a source of any format into the two tables that every job reads, documents and questions, plus the rejects.
 
 A source is read one file at a time and written in small row groups. What stays in memory is that one file, the ids of
-the documents, and the ids and texts of the questions, to find duplicates.
+the documents with hashes of their texts, and the ids and texts of the questions, to find duplicates.
 """
 
+import hashlib
 import json
 import posixpath
 from collections import Counter
@@ -70,10 +71,9 @@ def prepare(source: str, output: str, *, layout: str = "auto", prefix: str = "",
     staging = storage.join(output, "_preparing")
     storage.remove_folder(staging)  # left by a killed run
     try:
-        counts = _write(stream._replace(records=_prefixed(stream.records, prefix)), staging)
+        counts, first_reject = _write(stream._replace(records=_prefixed(stream.records, prefix)), staging)
         if not counts["documents"]:
-            reason = f"{counts['rejects']} rows were rejected" if counts["rejects"] else "it is empty"
-            raise InputError(f"source {source!r} has no usable document ({reason}); give another source or layout")
+            raise _no_document(source, counts["rejects"], first_reject)
         paths = {name: storage.absolute_uri(storage.join(output, name)) for name in TABLES if counts[name]}
         prepared = PreparedTables(layout=detected_layout, **counts, paths=paths)
         _publish(output, staging, earlier_files, prepared)
@@ -82,13 +82,25 @@ def prepare(source: str, output: str, *, layout: str = "auto", prefix: str = "",
     return prepared
 
 
+def _no_document(source: str, num_rejects: int, first_reject: Row | None) -> InputError:
+    problem = f"source {source!r} has no usable document"
+    if first_reject is None:
+        return InputError(f"{problem} (it is empty); give another source or layout")
+    place = ", ".join(f"{name} {first_reject[name]!r}" for name in ("document_id", "question_id") if first_reject[name])
+    return InputError(
+        f"{problem}, so nothing was written; unusable rows: {num_rejects:,}, the first ({place or 'no id'}) because of "
+        f"{first_reject['reason']}: {first_reject['detail']}"
+    )
+
+
 # ---- Writing tables
 
 
-def _write(stream: RecordStream, folder: str) -> Counter[str]:
-    """Writes the tables into ``folder`` and returns the counts of PreparedTables."""
+def _write(stream: RecordStream, folder: str) -> tuple[Counter[str], Row | None]:
+    """Writes the tables into ``folder``; returns the counts of PreparedTables, and the first reject if there is one."""
     extra_fields = {"documents": stream.document_fields, "questions": stream.question_fields}
     counts = Counter({"gold_answers": 0, "unanswerable": 0, "misplaced_answers": 0, **dict.fromkeys(TABLES, 0)})
+    first_reject: Row | None = None
     writers = {
         name: ParquetFolderWriter(
             storage.join(folder, name),
@@ -103,9 +115,11 @@ def _write(stream: RecordStream, folder: str) -> Counter[str]:
         for writer in writers.values():
             stack.enter_context(closing(writer))
         for name, row in _table_rows(stream.records, counts):
+            if name == "rejects":
+                first_reject = first_reject or row
             counts[name] += 1
             writers[name].add(row)
-    return counts
+    return counts, first_reject
 
 
 def _prefixed(records: Iterator[SourceRecord], prefix: str) -> Iterator[SourceRecord]:
@@ -117,18 +131,28 @@ def _prefixed(records: Iterator[SourceRecord], prefix: str) -> Iterator[SourceRe
 
 
 def _table_rows(records: Iterator[SourceRecord], counts: Counter[str]) -> Iterator[tuple[str, Row]]:
-    """(table, row) for every row of the three tables; rows that Parquet cannot store are rejects. Counts gold."""
-    written_ids: set[str] = set()
+    """(table, row) for every row of the three tables. Counts gold.
+
+    Rows that Parquet cannot store are rejects, and so is a document whose id is already that of another text, with its
+    questions: they would be asked of the wrong text. Equal documents are one, with the questions of all.
+    """
+    text_digests: dict[str | None, bytes] = {}  # of the documents written so far, by id
     question_texts: dict[tuple[str | None, str], str] = {}
     for document, questions, fault in records:
         document_id = document["document_id"] if document else None
-        if fault := fault or invalid_unicode(document or {}):
+        fault = fault or invalid_unicode(document or {})
+        if document and not fault:
+            digest = _text_digest(document["text"])
+            if document_id not in text_digests:
+                text_digests[document_id] = digest
+                yield "documents", document
+            elif text_digests[document_id] != digest:
+                detail = f"document_id {document_id!r} is already that of another text; give each text its own id"
+                fault = ("duplicate_document_id", detail)
+        if fault:
             for question in questions or [{}]:
                 yield "rejects", _reject(document_id, question.get("question_id"), fault)
             continue
-        if document and document_id not in written_ids:
-            written_ids.add(document["document_id"])
-            yield "documents", document
         for question in questions:
             if fault := invalid_unicode(question):
                 yield "rejects", _reject(document_id, question["question_id"], fault)
@@ -136,6 +160,10 @@ def _table_rows(records: Iterator[SourceRecord], counts: Counter[str]) -> Iterat
             _check_unique(question_texts, document_id, question)
             _count_gold(counts, question["answers"], document)
             yield "questions", question | {"document_id": document_id}
+
+
+def _text_digest(text: str | None) -> bytes:
+    return b"" if text is None else hashlib.blake2b(text.encode(), digest_size=16).digest()
 
 
 def _count_gold(counts: Counter[str], gold: list[Row] | None, document: Row | None) -> None:

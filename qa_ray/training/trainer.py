@@ -210,11 +210,21 @@ def _dropout(config: Any, dropout: float | None, attention_dropout: float | None
 
 
 def _enable_gradient_checkpointing(pretrained: Any, runner: Any) -> None:
-    """Activation checkpointing: layer inputs are kept, the rest is recomputed in the backward pass."""
+    """Activation checkpointing: layer inputs are kept, the rest is recomputed in the backward pass.
+
+    Raises:
+        ModelError: the family has none.
+    """
     if hasattr(runner, "gradient_checkpointing"):
         runner.gradient_checkpointing = True
-    else:
+        return
+    try:
         pretrained.gradient_checkpointing_enable({"use_reentrant": False})
+    except ValueError as error:
+        raise ModelError(
+            f"training.gradient_checkpointing=true: transformers has no gradient checkpointing for the model's family, "
+            f"{pretrained.config.model_type!r}; set it to false, and training.batch_tokens lower if memory runs out"
+        ) from error
 
 
 def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

@@ -6,7 +6,7 @@ exchange their ``ValidationAnswer`` rows, and each summarizes all of them.
 Shapes: R questions that have a gold answer and a best span.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,6 +18,7 @@ from qa_ray.evaluation.predictions import Gold, Prediction
 from qa_ray.evaluation.report import Evaluation
 from qa_ray.inference.answers import calibrated
 from qa_ray.inference.reader import Reader
+from qa_ray.model.settings import ModelSettings
 from qa_ray.schemas import ReadableDocument
 from qa_ray.training.calibrate import fit_scores
 
@@ -105,6 +106,14 @@ def summarize(rows: Sequence[ValidationAnswer], metric: str) -> Summary:
     }
     settings = {"score_slope": slope, "score_intercept": intercept, "no_answer_threshold": threshold}
     return Summary(figures, settings, n_best)
+
+
+def published_settings(base: ModelSettings, windows: Mapping[str, int], fitted: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings in a trained model's ``qa_ray.json``: the base model's, with the job's windows and the fitted ones.
+
+    Other keys of the base model's file (its data, its scores) describe other weights and are not copied.
+    """
+    return {**base.model_dump(include=set(type(base).model_fields)), **windows, **fitted}
 
 
 def _mean(values: Any) -> float:

@@ -25,13 +25,14 @@ from qa_ray.inference.reader import Reader
 from qa_ray.io.storage import configure_s3
 from qa_ray.model.checkpoint import SETTINGS_FILE, open_checkpoint
 from qa_ray.model.device import use_threads
+from qa_ray.model.settings import WindowSettings
 from qa_ray.model.tokenizer import Tokenizer
 from qa_ray.process import keep_memory
 from qa_ray.training.label_stage import read_labeled, read_validation
 from qa_ray.training.sampling import Example, epoch_examples, make_batch, micro_batches, share, steps
 from qa_ray.training.tensorboard import TensorBoard
 from qa_ray.training.trainer import OptimizerSettings, Trainer, learning_rate
-from qa_ray.training.validation import Summary, ValidationAnswer, answer_validation, summarize
+from qa_ray.training.validation import Summary, ValidationAnswer, answer_validation, published_settings, summarize
 
 STATE, PROGRESS, MODEL = "state.safetensors", "progress.json", "model"
 # Tokens of a micro-batch, which bound its memory; the figure for GPUs is a guess, not measured.
@@ -204,16 +205,9 @@ class _Worker:
     def _write_settings(self, folder: Path, fitted: dict[str, Any]) -> None:
         job = self.job
         base_settings = open_checkpoint(job.model, needs_head=False).settings
-        settings = {
-            "max_tokens": job.max_tokens,
-            "overlap_tokens": job.overlap_tokens,
-            "max_question_tokens": job.max_question_tokens,
-            "ranking": base_settings.ranking,
-            "lexical_weight": base_settings.lexical_weight,
-            **fitted,
-            **job.about,
-            "epoch": len(self.progress.epochs) + 1,
-        }
+        windows = {name: getattr(job, name) for name in WindowSettings.model_fields}
+        settings = published_settings(base_settings, windows, fitted)
+        settings |= job.about | {"epoch": len(self.progress.epochs) + 1}
         (folder / SETTINGS_FILE).write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
     def _report(self, figures: dict[str, float], folder: Path | None) -> None:

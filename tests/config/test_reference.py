@@ -2,13 +2,30 @@ from pathlib import Path
 
 from qa_ray.config import CONFIGS
 from qa_ray.config.load import known_keys
-from qa_ray.config.reference import render
+from qa_ray.config.reference import render, write_all
+from qa_ray.config.template import TEMPLATES
 
-PAGE = Path(__file__).parents[2] / "docs" / "reference" / "config.md"
+REPOSITORY = Path(__file__).parents[2]
+PAGE = REPOSITORY / "docs" / "reference" / "config.md"
 
 
 def test_the_page_is_current():
-    assert PAGE.read_text() == render(), "run: python -m qa_ray.config.reference > docs/reference/config.md"
+    assert PAGE.read_text() == render(), "run: make reference"
+
+
+def test_all_generated_texts_are_written(tmp_path: Path):
+    generated = [
+        "docs/reference/config.md",
+        "docs/reference/python.md",
+        *(f"configs/{name}.yaml" for name in TEMPLATES),
+    ]
+    for name in generated:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    page = (REPOSITORY / "docs/reference/python.md").read_text()
+    (tmp_path / "docs/reference/python.md").write_text(page.replace("| `max_tokens` |", "| `old_name` |"))
+    write_all(tmp_path)
+    for name in generated:
+        assert (tmp_path / name).read_text() == (REPOSITORY / name).read_text()
 
 
 def test_the_page_has_every_key():

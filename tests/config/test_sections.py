@@ -1,5 +1,5 @@
 import pytest
-from running import raises_error
+from running import one_of, raises_error
 
 from qa_ray.config import AnswerConfig, EvaluateConfig, FinetuneConfig, PrepareConfig, check_config
 from qa_ray.errors import ConfigError
@@ -47,14 +47,22 @@ def test_bounds_are_those_of_inference(section: str, name: str, value: object, m
 
 
 def test_names_are_checked_against_the_tables_of_their_packages():
-    with raises_error(ConfigError, "metric: Input should be 'squad', 'cmrc' or 'cuad', not 'bleu'"):
-        check_config(EvaluateConfig, {"answers": "a", "questions": "q", "metric": "bleu"}, "test")
-    with raises_error(ConfigError, "validation.metric: Input should be 'squad' or 'cmrc', not 'cuad'"):
+    with raises_error(ConfigError, f"metric: Input should be {one_of(METRICS)}, not 'no-such'"):
+        check_config(EvaluateConfig, {"answers": "a", "questions": "q", "metric": "no-such"}, "test")
+    of_best_answers = [name for name in METRICS if name != "cuad"]
+    with raises_error(ConfigError, f"validation.metric: Input should be {one_of(of_best_answers)}, not 'cuad'"):
         check_config(FinetuneConfig, TABLES | {"validation": {"metric": "cuad"}}, "test")
-    with raises_error(ConfigError, "layout: Input should be 'auto', 'squad', 'text' or 'dataset', not 'csv'"):
-        check_config(PrepareConfig, {"source": "s", "output": "o", "layout": "csv"}, "test")
-    with raises_error(ConfigError, "export.0: Input should be 'jsonl', not 'xml'"):
-        check_config(AnswerConfig, TABLES | {"export": ["xml"]}, "test")
+    with raises_error(ConfigError, f"layout: Input should be {one_of(['auto', *SOURCES])}, not 'no-such'"):
+        check_config(PrepareConfig, {"source": "s", "output": "o", "layout": "no-such"}, "test")
+    with raises_error(ConfigError, f"export.0: Input should be {one_of(SINKS)}, not 'no-such'"):
+        check_config(AnswerConfig, TABLES | {"export": ["no-such"]}, "test")
+
+
+def test_the_settings_describe_every_name():
+    layout = str(PrepareConfig.model_fields["layout"].description)
+    metric = str(EvaluateConfig.model_fields["metric"].description)
+    assert all(f"{name}: {source.description}." in layout for name, source in SOURCES.items())
+    assert all(f"{name} ({value.description or value.rules.title})" in metric for name, value in METRICS.items())
 
 
 def test_a_name_that_was_added_to_a_table_is_accepted(monkeypatch: pytest.MonkeyPatch):

@@ -24,7 +24,7 @@ def keys_of(values: dict, prefix: str = "") -> set[str]:
 
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_the_file_in_configs_is_what_init_prints(name: str):
-    assert (CONFIG_FILES / f"{name}.yaml").read_text() == render(name), f"run: qa-ray init {name} > configs/{name}.yaml"
+    assert (CONFIG_FILES / f"{name}.yaml").read_text() == render(name), "run: make reference"
 
 
 @pytest.mark.parametrize("name", TEMPLATES)

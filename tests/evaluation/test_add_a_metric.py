@@ -2,6 +2,7 @@
 
 import json
 import re
+import subprocess
 import sys
 import types
 from pathlib import Path
@@ -13,7 +14,8 @@ from gold_tables import Folder, answer, golds, question
 from qa_ray.cli.main import main
 from qa_ray.evaluation import metrics
 
-PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "add-a-metric.md"
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs" / "how-to" / "add-a-metric.md"
 
 
 @pytest.fixture
@@ -28,13 +30,21 @@ def page_test(monkeypatch: pytest.MonkeyPatch) -> str:
     return test_source
 
 
-def test_the_test_on_the_page_passes(page_test: str):
+def test_the_test_on_the_page_passes_and_is_formatted(page_test: str):
     namespace = {}
     exec(page_test, namespace)
     tests = [function for name, function in namespace.items() if name.startswith("test_")]
     assert tests
     for function in tests:
         function()
+    # ruff counts a module as the package's only if its file exists.
+    lint = [
+        "check",
+        "--stdin-filename=tests/evaluation/test_fquad.py",
+        "--config=lint.isort.known-first-party=['qa_ray']",
+    ]
+    for command in (lint, ["format", "--check"]):
+        subprocess.run([sys.executable, "-m", "ruff", *command, "-"], input=page_test, text=True, check=True, cwd=ROOT)
 
 
 @pytest.mark.usefixtures("page_test")

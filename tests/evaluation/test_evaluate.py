@@ -12,6 +12,7 @@ from rich.console import Console
 from qa_ray.cli.evaluation_table import evaluation_table
 from qa_ray.errors import ConfigError, InputError
 from qa_ray.evaluation.evaluate import evaluate
+from qa_ray.evaluation.metrics import METRICS
 from qa_ray.evaluation.outcomes import Figures
 from qa_ray.evaluation.report import Evaluation
 from qa_ray.evaluation.threshold import Threshold
@@ -294,5 +295,5 @@ def test_cuad_needs_scores(folder: Folder):
 
 def test_an_unknown_metric_is_refused_with_the_known_names(folder: Folder):
     questions = folder.questions(question("q", golds("Paris")))
-    with pytest.raises(ConfigError, match="metric: unknown name 'squat'; use one of squad, cmrc, cuad"):
-        evaluate(folder.predictions({"q": "Paris"}), questions, "squat")
+    with pytest.raises(ConfigError, match=f"metric: unknown name 'no-such'; use one of {', '.join(METRICS)}"):
+        evaluate(folder.predictions({"q": "Paris"}), questions, "no-such")

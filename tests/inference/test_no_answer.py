@@ -16,7 +16,9 @@ NO_BOOST_T = np.zeros(20, dtype=np.float32)
 
 
 def score(best: Span | None, null_logit_W: list[float], boost_T: np.ndarray = NO_BOOST_T, ranking: Ranking = "logit"):
-    return no_answer_score(best, WINDOWS, np.array(null_logit_W, dtype=np.float32), boost_T, ranking)
+    null_start_W = np.arange(3, dtype=np.float32)
+    null_end_W = np.array(null_logit_W, dtype=np.float32) - null_start_W
+    return no_answer_score(best, WINDOWS, null_start_W, null_end_W, boost_T, ranking)
 
 
 def test_the_score_is_the_logistic_of_the_null_logit_minus_the_spans():

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from models import FAMILIES, TEXT
+from models import TEST_FAMILIES, TEXT
 from transformers import AutoModelForQuestionAnswering, AutoTokenizer
 
 from qa_ray import Reader
@@ -65,7 +65,7 @@ def split(concatenated: Logits, pairs: list[Pair]) -> list[Logits]:
     return [Logits(*row) for row in zip(*columns, strict=True)]
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", TEST_FAMILIES)
 @pytest.mark.parametrize("forward", ["auto", "transformers"])
 def test_logits_equal_transformers_on_each_window_alone(models: dict[str, str], family: str, forward):
     reader = float32_reader(models[family], forward=forward, batch_tokens=700)
@@ -117,7 +117,7 @@ def brute_force(
     return logit_by_span
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", TEST_FAMILIES)
 @pytest.mark.parametrize(("ranking", "lexical_weight"), [("logit", 0), ("logit_minus_null", 0), ("logit", 0.5)])
 def test_the_n_best_equal_a_brute_force_search_over_all_spans_of_all_windows(
     models: dict[str, str], family: str, ranking: Ranking, lexical_weight: float
@@ -158,7 +158,7 @@ def test_the_lexical_boost_does_not_change_the_no_answer_score(models: dict[str,
     assert answer["no_answer_score"] == pytest.approx(float(torch.sigmoid(null - logit)), rel=1e-3)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", TEST_FAMILIES)
 def test_for_one_window_the_score_is_the_usual_softmax_product(models: dict[str, str], family: str):
     reader = float32_reader(models[family], max_tokens=128)
     document = "In 1871 Ada Vane built it."
@@ -170,7 +170,7 @@ def test_for_one_window_the_score_is_the_usual_softmax_product(models: dict[str,
     assert best["score"] == pytest.approx(float(product.triu().max()), rel=1e-5)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", TEST_FAMILIES)
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_a_cpu_computes_in_every_dtype_even_without_instructions_for_it(
     models: dict[str, str], family: str, dtype: str
@@ -182,7 +182,7 @@ def test_a_cpu_computes_in_every_dtype_even_without_instructions_for_it(
     assert answers[1] == pytest.approx(answers[0], rel=0.2)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", TEST_FAMILIES)
 def test_results_do_not_depend_on_the_batch_budget(models: dict[str, str], family: str):
     results = [
         float32_reader(models[family], batch_tokens=budget).answer(QUESTIONS, DOCUMENT, top_k=10)

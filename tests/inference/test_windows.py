@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from models import FAMILIES, TEXT
+from models import TEST_FAMILIES, TEXT
 
 from qa_ray.inference.windows import windows
 from qa_ray.model.tokenizer import Tokenizer
@@ -68,7 +68,7 @@ def test_reach_ends_with_the_last_window_that_contains_the_token(cut: tuple[int,
         assert token + reach == result.stop_W[contains].max()
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", TEST_FAMILIES)
 @pytest.mark.parametrize(("max_length", "overlap"), [(64, 16), (40, 0), (128, 60), (50, 20)])
 @pytest.mark.parametrize("repeats", [1, 3, 9])
 def test_windows_equal_the_tokenizers_own_overflow(

@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,19 +14,39 @@ from qa_ray.model.families import FAMILIES, Family, find_family
 from qa_ray.model.runner import Model, build_backend
 
 PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "add-a-model-family.md"
-SIZES = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+SIZES = {"hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
 WINDOWS = {"max_tokens": 64, "overlap_tokens": 16, "max_question_tokens": 30}
 
 
+def random_model(model_type: str, pad_id: int) -> Any:
+    """A small model with 40 positions, and weights so large that logits differ clearly."""
+    own = {"longformer": {"attention_window": [4]}, "xmod": {"default_language": "en_XX"}}.get(model_type, {})
+    sizes = {"vocab_size": 20, "max_position_embeddings": 40, **SIZES}
+    torch.manual_seed(0)
+    model = AutoModelForQuestionAnswering.from_config(
+        AutoConfig.for_model(model_type, pad_token_id=pad_id, **sizes, **own)
+    )
+    for parameter in model.parameters():
+        if parameter.dim() > 1:
+            torch.nn.init.normal_(parameter, std=0.3)
+    return model.eval()
+
+
+@pytest.mark.parametrize("pad_id", [0, 1, 3])
 @pytest.mark.parametrize("model_type", [*FAMILIES, "electra"])  # electra has no entry: the defaults
-def test_positions_of_a_family_allow_the_longest_window_and_no_longer_one(model_type: str):
-    config = AutoConfig.for_model(model_type, vocab_size=20, max_position_embeddings=40, pad_token_id=1, **SIZES)
-    if model_type == "longformer":
-        config.attention_window = [4]
-    backend = build_backend(AutoModelForQuestionAnswering.from_config(config).eval(), 0)
-    longest = 40 - find_family(model_type).first_position(1)
-    start_logits, end_logits = backend(torch.full((longest + 9,), 5), [longest, 9], [3, 3])
+def test_positions_of_a_family_allow_the_longest_window_and_no_longer_one(model_type: str, pad_id: int):
+    model = random_model(model_type, pad_id)
+    backend = build_backend(model, 0)
+    longest = 40 - find_family(model_type).first_position(pad_id)
+    ids = torch.randint(5, 20, (longest + 9,))
+    with torch.inference_mode():
+        start_logits, end_logits = backend(ids, [longest, 9], [3, 3])
     assert len(start_logits) == len(end_logits) == longest + 9
+    if not find_family(model_type).make_backend:
+        with torch.inference_mode():
+            expected = [model(input_ids=window_ids[None]) for window_ids in ids.split([longest, 9])]
+        torch.testing.assert_close(start_logits, torch.cat([output.start_logits[0] for output in expected]))
+        torch.testing.assert_close(end_logits, torch.cat([output.end_logits[0] for output in expected]))
     with pytest.raises((RuntimeError, IndexError, ValueError)):
         backend(torch.full((longest + 1,), 5), [longest + 1], [3])
 

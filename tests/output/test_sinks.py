@@ -11,7 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from running import DOCUMENT, changed, not_utf8, raises_error, read_rows, small_disk, write_job
+from running import DOCUMENT, changed, not_utf8, one_of, raises_error, read_rows, small_disk, write_job
 
 from qa_ray.answering.job import answer_documents
 from qa_ray.answering.plan import make_plan
@@ -115,12 +115,12 @@ def test_a_full_disk_is_an_output_error(tmp_path: Path):
 
 def test_an_unknown_format_is_refused_before_the_run(tmp_path: Path, models: dict[str, str]):
     config = write_job(tmp_path, models["bert"])
-    with raises_error(ConfigError, "export.0: Input should be 'jsonl', not 'xlsx'"):
-        changed(config, export="xlsx")
-    with raises_error(ConfigError, "export: unknown format 'xlsx'; known formats are jsonl"):
-        make_plan(config.model_copy(update={"export": ["xlsx"]}))
-    with raises_error(ConfigError, "unknown format 'xlsx'"):
-        check_formats(["jsonl", "xlsx"])
+    with raises_error(ConfigError, f"export.0: Input should be {one_of(SINKS)}, not 'no-such'"):
+        changed(config, export="no-such")
+    with raises_error(ConfigError, f"export: unknown format 'no-such'; known formats are {', '.join(sorted(SINKS))}"):
+        make_plan(config.model_copy(update={"export": ["no-such"]}))
+    with raises_error(ConfigError, "unknown format 'no-such'"):
+        check_formats(["jsonl", "no-such"])
 
 
 def test_the_export_is_no_part_of_the_identity(tmp_path: Path, models: dict[str, str]):
@@ -135,6 +135,17 @@ def example() -> Any:
     namespace: dict[str, Any] = {}
     exec(compile(code, str(PAGE), "exec"), namespace)
     return namespace["Csv"]
+
+
+def test_the_example_repairs_strings_that_are_not_utf_8(tmp_path: Path, example: Any):
+    sink = example(f"{tmp_path}/out", "part")
+    sink.write(pa.table({"document_id": not_utf8(b"Caf\xe9"), "question_id": ["q"], "answer": ['"Ada",\nVane']}))
+    sink.write(pa.table({"document_id": ["b"], "question_id": ["q"], "answer": pa.nulls(1, pa.string())}))
+    sink.close()
+    with (tmp_path / "out" / "part-00000.csv").open(encoding="utf-8", newline="") as file:
+        header, *rows = csv.reader(file)
+    assert header == list(example.columns)
+    assert rows == [["Caf\ufffd", "q", '"Ada",\nVane'], ["b", "q", ""]]
 
 
 @pytest.mark.usefixtures("ray_session")

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from source_files import rows
 
+from qa_ray.cli.main import main
 from qa_ray.errors import ConfigError
 from qa_ray.preparation import sources
 from qa_ray.preparation.job import prepare
@@ -56,12 +57,41 @@ def test_an_unknown_layout_error_lists_the_added_source(
     example: Source, letters_tsv: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setitem(SOURCES, "lines", example)
-    with pytest.raises(ConfigError, match="layout='csv' is unknown; give one of auto, squad, text, dataset, lines"):
-        prepare(letters_tsv, f"{tmp_path}/out", layout="csv")
+    assert "lines" in SOURCES
+    with pytest.raises(ConfigError, match=f"layout='no-such' is unknown; give one of auto, {', '.join(SOURCES)}"):
+        prepare(letters_tsv, f"{tmp_path}/out", layout="no-such")
 
 
 def test_an_option_that_no_source_has_is_refused(letters_tsv: str, tmp_path: Path):
-    with pytest.raises(
-        ConfigError, match="sep=',': no layout has this option; known ones are columns, join, questions"
-    ):
-        prepare(letters_tsv, f"{tmp_path}/out", layout="squad", sep=",")
+    known = ", ".join(sorted({option for source in SOURCES.values() for option in source.options}))
+    with pytest.raises(ConfigError, match=f"no_such=1: no layout has this option; known ones are {known}"):
+        prepare(letters_tsv, f"{tmp_path}/out", layout="squad", no_such=1)
+
+
+def test_an_id_with_another_text_is_rejected_with_its_questions_and_equal_documents_are_one(
+    example: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setitem(SOURCES, "lines", example)
+    lines = [
+        "a\tAda was here.\tWho?",
+        "a\tBob was there.\tWhere?",
+        "a\tAda was here.\tWhere?",
+        "a\tBob was there.",
+        "b\tBob was there.",
+    ]
+    (tmp_path / "twice.tsv").write_text("\n".join(lines))
+    (tmp_path / "prepare.yaml").write_text(f"source: {tmp_path}/twice.tsv\noutput: {tmp_path}/out\nlayout: lines\n")
+    assert main(["prepare", f"{tmp_path}/prepare.yaml", "prefix=x/"]) == 0
+    assert "2 documents, 2 questions, 2 rejects" in capsys.readouterr().out
+    assert [tuple(row.values()) for row in rows(tmp_path / "out", "documents")] == [
+        ("x/a", "Ada was here."),
+        ("x/b", "Bob was there."),
+    ]
+    assert [(row["document_id"], row["question_id"]) for row in rows(tmp_path / "out", "questions")] == [
+        ("x/a", "q1"),
+        ("x/a", "q3"),
+    ]
+    detail = "document_id 'x/a' is already that of another text; give each text its own id"
+    assert [tuple(row.values()) for row in rows(tmp_path / "out", "rejects")] == [
+        ("x/a", question_id, "prepare", "duplicate_document_id", detail) for question_id in ("q2", None)
+    ]

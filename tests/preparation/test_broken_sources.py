@@ -9,6 +9,7 @@ import pytest
 
 from qa_ray.errors import ConfigError, InputError
 from qa_ray.preparation.job import prepare
+from qa_ray.preparation.sources import SOURCES
 
 
 @pytest.mark.parametrize(
@@ -49,7 +50,9 @@ from qa_ray.preparation.job import prepare
         ('{"data": []}', r"has no usable document \(it is empty\); give another source or layout"),
         (
             r'{"data": [{"paragraphs": [{"context": "\ud800", "qas": []}]}]}',
-            r"no usable document \(1 rows were rejected\)",
+            r"has no usable document, so nothing was written; unusable rows: 1, the first \(document_id "
+            r"'article 1#1'\) because of invalid_unicode: text: character 0 is the lone surrogate "
+            r"U\+D800; fix the source$",
         ),
     ],
 )
@@ -122,5 +125,5 @@ def test_options_of_another_layout_and_unknown_layouts_are_refused(letters: Path
     expected = f"split='train' is for layout 'dataset', but {read}"
     with pytest.raises(ConfigError, match=re.escape(expected)):
         prepare(str(letters), f"{tmp_path}/out", split="train")
-    with pytest.raises(ConfigError, match="layout='csv' is unknown; give one of auto, squad, text, dataset"):
-        prepare(str(letters), f"{tmp_path}/out", layout="csv")
+    with pytest.raises(ConfigError, match=f"layout='no-such' is unknown; give one of auto, {', '.join(SOURCES)}"):
+        prepare(str(letters), f"{tmp_path}/out", layout="no-such")

@@ -20,7 +20,7 @@ from transformers import (
     RobertaForQuestionAnswering,
 )
 
-FAMILIES = ("longformer", "roberta", "bert", "distilbert")
+TEST_FAMILIES = ("longformer", "roberta", "bert", "distilbert")
 TEXT = (
     "The quick brown fox jumps over the lazy dog. Who signed the agreement on 12 March 1997, and where was it kept? "
     "In 1871 Ada Vane built the lighthouse at Cape Ørsted; it cost 4,200 crowns. 北京大学在哪里？它在海淀区。 "

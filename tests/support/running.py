@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -60,6 +60,12 @@ def raises_error(error_class: type[Exception], *messages: str) -> Iterator[None]
     for message in messages:
         assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def one_of(names: Iterable[str]) -> str:
+    """The names as an error lists them: "'a', 'b' or 'c'"."""
+    *others, last = map(repr, names)
+    return f"{', '.join(others)} or {last}" if others else last
 
 
 def changed(config: AnswerConfig, **settings: Any) -> AnswerConfig:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from models import FAMILIES, save_model
+from models import SIZES, TEST_FAMILIES, save_model
+from transformers import MPNetConfig, MPNetForQuestionAnswering
 
 from qa_ray.errors import ModelError
 from qa_ray.inference.reader import Reader
@@ -28,7 +30,7 @@ TEXT = "In 1871 Ada Vane built the lighthouse at Cape Ørsted; it cost 4,200 cro
 
 @pytest.fixture(scope="module")
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    return {family: save_model(family, tmp_path_factory.mktemp(family)) for family in FAMILIES}
+    return {family: save_model(family, tmp_path_factory.mktemp(family)) for family in TEST_FAMILIES}
 
 
 def batches(folder: str, *sizes: int) -> list[Batch]:
@@ -59,7 +61,7 @@ def weights(model: Any) -> torch.Tensor:
     return torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", TEST_FAMILIES)
 def test_every_model_family_overfits_twelve_examples(checkpoints: dict[str, str], family: str):
     trainer = make_trainer(checkpoints[family], dropout=0.0, attention_dropout=0.0)
     one_batch = batches(checkpoints[family], 12)
@@ -67,7 +69,7 @@ def test_every_model_family_overfits_twelve_examples(checkpoints: dict[str, str]
     assert losses[-1] < 0.25 * losses[0]
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", TEST_FAMILIES)
 def test_a_step_does_not_depend_on_its_division_into_batches(checkpoints: dict[str, str], family: str):
     folder = checkpoints[family]
     trainers = [make_trainer(folder, dropout=0.0, attention_dropout=0.0, learning_rate=1e-4) for _ in range(2)]
@@ -80,12 +82,19 @@ def test_a_step_does_not_depend_on_its_division_into_batches(checkpoints: dict[s
     assert torch.quantile((weights(trainers[0]) - weights(trainers[1])).abs(), 0.99) < 1e-6
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", TEST_FAMILIES)
 def test_gradient_checkpointing_does_not_change_the_losses(checkpoints: dict[str, str], family: str):
     trainers = [make_trainer(checkpoints[family], gradient_checkpointing=value) for value in (False, True)]
     one_batch = batches(checkpoints[family], 12)
     losses = [[each.step(one_batch, 12, 0.0, (step, 0))[0] for step in range(3)] for each in trainers]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def test_gradient_checkpointing_for_a_family_that_has_none_is_an_error_with_a_remedy(tmp_path: Path):
+    MPNetForQuestionAnswering(MPNetConfig(vocab_size=20, **SIZES)).save_pretrained(tmp_path)
+    settings = replace(SETTINGS, gradient_checkpointing=True)
+    with pytest.raises(ModelError, match=r"training\.gradient_checkpointing=true: .* 'mpnet'; set it to false"):
+        Trainer(str(tmp_path), settings, document_type_id=0, device="cpu")
 
 
 def test_training_resumed_from_a_saved_state_gives_the_weights_of_an_uninterrupted_run(
@@ -128,7 +137,7 @@ def test_a_gradient_that_is_not_finite_is_an_error_and_leaves_the_weights_unchan
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", TEST_FAMILIES)
 def test_a_saved_model_loads_in_transformers_and_in_the_reader(
     checkpoints: dict[str, str], family: str, dtype: str, tmp_path: Path
 ):

@@ -13,9 +13,17 @@ from qa_ray.evaluation.calibration import calibration
 from qa_ray.evaluation.evaluate import evaluate_pairs
 from qa_ray.evaluation.predictions import Gold, Prediction
 from qa_ray.inference.answers import calibrated
+from qa_ray.model.settings import ModelSettings
 from qa_ray.schemas import ReadableDocument
 from qa_ray.training.calibrate import fit_scores
-from qa_ray.training.validation import Summary, ValidationAnswer, ValidationDocument, answer_validation, summarize
+from qa_ray.training.validation import (
+    Summary,
+    ValidationAnswer,
+    ValidationDocument,
+    answer_validation,
+    published_settings,
+    summarize,
+)
 
 
 def row(i: int, gold: list[str], n_best: list[str], score: float, no_answer_score: float = 0.0):
@@ -105,6 +113,26 @@ def test_a_reader_with_the_fitted_settings_reaches_the_figures_of_the_summary(tm
     scores = [score for spans in summary.n_best for _, score in spans]
     assert [span["score"] for spans in n_best for span in spans] == pytest.approx(scores)
     assert 50 < summary.figures["f1"] <= 100  # 50: never answering
+
+
+def test_a_trained_model_keeps_every_setting_of_its_base_that_is_not_fitted_or_of_the_job():
+    class NewSettings(ModelSettings):
+        new_setting: int = 1
+
+    base = NewSettings.model_validate(
+        {
+            "new_setting": 7,
+            "ranking": "logit",
+            "lexical_weight": 0.5,
+            "max_tokens": 100,
+            "score_slope": 3.0,
+            "data": "x",
+        }
+    )
+    windows = {"max_tokens": 48, "overlap_tokens": 8, "max_question_tokens": 16}
+    fitted = {"score_slope": 2.0, "score_intercept": 0.5, "no_answer_threshold": 0.75}
+    expected = {"new_setting": 7, "ranking": "logit", "lexical_weight": 0.5, **windows, **fitted}
+    assert published_settings(base, windows, fitted) == expected
 
 
 def reader_figures(folder: str, summary: Summary, questions: list[str], golds: list[Gold]) -> tuple[float, float]:

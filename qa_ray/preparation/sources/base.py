@@ -26,7 +26,8 @@ class SourceRecord(NamedTuple):
 
     ``document`` has ``document_id`` and ``text`` (str or None); ``questions`` are rows as ``question_row`` makes them,
     whose ``document_id`` prepare fills in. Either may have the extra columns that the stream declares. With a ``fault``
-    the document is not written, and its questions are rejected.
+    the document is not written, and its questions are rejected. The same document may come again, with more questions;
+    a different text under the same id is rejected with its questions (``unique_name`` makes ids unique).
     """
 
     document: Row | None
@@ -47,7 +48,7 @@ class Source:
     """A source format: how it is detected and how it is read."""
 
     name: str
-    description: str  # one line
+    description: str  # what is read, and how "auto" detects it; one line, for the docs of the setting ``layout``
     matches: Callable[[str, Set[str]], bool]
     """``matches(uri, suffixes)``: whether files with these suffixes (none: no files) are in this format."""
     read: Callable[..., RecordStream]

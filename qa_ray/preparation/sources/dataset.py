@@ -78,7 +78,8 @@ def matches(uri: str, suffixes: Set[str]) -> bool:
 
 SOURCE = Source(
     name="dataset",
-    description="a dataset of the Hugging Face hub, or local JSON lines, CSV, Parquet or Arrow; a question per row",
+    description="a dataset of the Hugging Face hub, or local JSON lines, CSV, Parquet or Arrow, a question per row; "
+    "detected if no other format is",
     matches=matches,
     read=read,
 )

@@ -53,7 +53,7 @@ def read(uri: str, *, join: bool = False) -> RecordStream:
 
 SOURCE = Source(
     name="squad",
-    description="SQuAD JSON (1.1, 2.0); each paragraph is a document",
+    description="SQuAD JSON (1.1, 2.0), each paragraph a document; detected by a .json file",
     matches=lambda uri, suffixes: ".json" in suffixes,
     read=read,
 )

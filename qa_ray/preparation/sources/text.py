@@ -60,7 +60,7 @@ def read(uri: str, *, questions: str | None = None) -> RecordStream:
 
 SOURCE = Source(
     name="text",
-    description="text files (.txt, .md, .text) in UTF-8; each file is a document",
+    description="text files (.txt, .md, .text) in UTF-8, each a document; detected if there are no tables beside them",
     matches=lambda uri, suffixes: not suffixes.isdisjoint(TEXT_SUFFIXES) and suffixes.isdisjoint(TABLE_SUFFIXES),
     read=read,
 )
