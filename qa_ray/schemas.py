@@ -93,7 +93,7 @@ ANSWER = _struct(_ANSWER)
 """The answer to one question in one document; ``document_id`` precedes it in the answers table."""
 
 _REJECT = (
-    Column("question_id", pa.string(), "Id of the question; null: a document without questions (prepare)."),
+    Column("question_id", pa.string(), "Id of the question; null: it has none, or a document without any (prepare)."),
     Column("stage", pa.string(), "Stage that rejected it: prepare, documents, tokens, logits or labels."),
     Column("reason", pa.string(), "Reason to count by, such as empty_text or question_too_long, or an error's class."),
     Column("detail", pa.string(), "What exactly is wrong, and often the remedy."),
@@ -109,6 +109,8 @@ TABLES: dict[str, tuple[Column, ...]] = {
         Column("document_id", pa.string(), "Id of the document, as a string."),
         *_ANSWER,
         Column("model_fingerprint", pa.string(), "SHA-256 of the model that answered."),
+        Column("run_id", pa.string(), "Id of the run that answered: its start, and a random part."),
+        Column("text_sha256", pa.string(), "SHA-256 of the document's text as UTF-8, which the characters are of."),
     ),
     "answers.n_best": _SPAN,
     "rejects": (Column("document_id", pa.string(), "Id of the document; null: every document (prepare)."), *_REJECT),
@@ -136,11 +138,13 @@ TOKENIZED_QUESTION = pa.struct(
 TOKENIZED = pa.schema(
     [
         pa.field("text", pa.string()),
+        pa.field("text_sha256", pa.string()),  # null: it was rejected
         pa.field("token_ids", pa.list_(pa.int32())),
         pa.field("start_char", pa.list_(pa.int32())),
         pa.field("stop_char", pa.list_(pa.int32())),
         pa.field("questions", pa.list_(TOKENIZED_QUESTION)),
         pa.field("rejects", pa.list_(REJECT)),
+        pa.field("reused", pa.list_(pa.int64())),  # positions of answers of earlier outputs (answering/previous.py)
     ]
 )
 """A document's tokens with their character ranges, and its tokenized questions: from the CPU workers to the model."""
@@ -151,6 +155,8 @@ PART = pa.schema(
         pa.field("rejects", pa.list_(REJECT)),
         pa.field("num_tokens", pa.int64()),
         pa.field("num_windows", pa.int64()),
+        pa.field("text_sha256", pa.string()),
+        pa.field("reused", pa.list_(pa.int64())),  # as in TOKENIZED
     ]
 )
 """What a run writes to part files for each document, besides its ``document_id`` and passed-through columns."""
@@ -169,7 +175,7 @@ LABELED = pa.schema(
     [
         pa.field("document_id", pa.string()),
         pa.field("is_held_out", pa.bool_()),
-        *(field for field in TOKENIZED if field.name not in ("questions", "rejects")),
+        *(field for field in TOKENIZED if field.name not in ("text_sha256", "questions", "rejects", "reused")),
         pa.field("questions", pa.list_(LABELED_QUESTION)),
         pa.field("rejects", pa.list_(REJECT)),
         pa.field("gold_outcomes", pa.list_(pa.string())),  # for each gold answer, how it was located, or why not

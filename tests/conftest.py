@@ -28,6 +28,7 @@ needs_shared_data = pytest.mark.skipif(
 SLOWEST_FIRST = (
     "training/test_job.py",
     "answering/test_job.py",
+    "answering/test_previous.py",
     "io/test_s3.py",
     "cluster/test_jobs.py",
     "answering/test_crash_guard.py",

@@ -35,7 +35,7 @@ def test_run_statistics_and_the_crash_guard_need_no_model():
 def test_all_lists_exactly_the_public_names_and_each_can_be_imported():
     namespace: dict[str, object] = {}
     exec("from qa_ray import *", namespace)
-    assert namespace.keys() - {"__builtins__"} == set(qa_ray.__all__) == {"Reader", "__version__"}
+    assert namespace.keys() - {"__builtins__"} == set(qa_ray.__all__) == {"Reader", "__version__", "read_answers"}
     assert sorted(qa_ray.__all__) == qa_ray.__all__ == dir(qa_ray)
     assert namespace["Reader"] is qa_ray.Reader
 

@@ -1,8 +1,10 @@
 """Tokens -> answers, in Ray actors with the model: Arrow tables in, part files out, one row per document.
 
-This is the reject boundary: a document on which the model fails becomes rejects with the reason.
+This is the reject boundary: a document on which the model fails becomes rejects with the reason. An error that the GPU
+does not recover from ends the process instead (crash_guard goes on from there).
 """
 
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,13 +14,15 @@ import ray
 
 from qa_ray.answering.crash_guard import run_guarded
 from qa_ray.answering.part_files import write_part
+from qa_ray.answering.watchdog import Watchdog
 from qa_ray.errors import JobError, ModelError
 from qa_ray.inference.reader import Reader
 from qa_ray.inference.settings import InferenceSettings
 from qa_ray.io.row_checks import failure, reject
 from qa_ray.io.storage import configure_s3
+from qa_ray.log import LOG
 from qa_ray.model.checkpoint import open_checkpoint
-from qa_ray.model.device import use_threads
+from qa_ray.model.device import is_device_failure, use_threads
 from qa_ray.process import keep_memory, private_bytes
 from qa_ray.schemas import PART, TOKENIZED, BatchSize, ReadableDocument, Tokens
 
@@ -38,6 +42,7 @@ class ActorSettings:
     batch_tokens: int | None
     num_threads: int
     parts: str  # the folder of the part files
+    block_timeout_s: float | None
 
 
 class AnswerDocuments:
@@ -62,6 +67,7 @@ class AnswerDocuments:
             batch_tokens=settings.batch_tokens,
         )
         self._settings, self._stats, self._crash_guard = settings, stats, crash_guard
+        self._watchdog = Watchdog(settings.block_timeout_s)
         self._name = ray.get(stats.register.remote("answer"))
 
     def __call__(self, table: pa.Table) -> pa.Table:
@@ -74,17 +80,20 @@ class AnswerDocuments:
         rejects = table["rejects"].to_pylist()
         answers = run_guarded(
             self._crash_guard,
+            self._watchdog,
             "logits",
             [str(id_) for id_ in table[self._settings.id_column].to_pylist()],
             batched=lambda: self._answer_batch(documents, questions, rejects),
             one_by_one=lambda row: self._answer_document(documents[row], questions[row], rejects[row]),
-            on_crash=lambda row, detail: self._reject_document(questions[row], rejects[row], detail),
+            on_failure=lambda row, reason, detail: self._reject_document(questions[row], rejects[row], reason, detail),
         )
         rows = {
             "answers": [_with_questions(*row) for row in zip(questions, answers, strict=True)],
             "rejects": rejects,
             "num_tokens": [len(document.tokens) for document in documents],
             "num_windows": [sum(answer["num_windows"] for answer in row) for row in answers],
+            "text_sha256": table["text_sha256"],
+            "reused": table["reused"],
         }
         passed_through = table.drop_columns(TOKENIZED.names)
         part = pa.table(
@@ -104,6 +113,7 @@ class AnswerDocuments:
         return pa.table({"num_documents": [table.num_rows]})
 
     def _on_batch(self, size: BatchSize) -> None:
+        self._watchdog.progress()
         self._stats.add_batch.remote(size)
 
     def _answer_batch(
@@ -112,8 +122,10 @@ class AnswerDocuments:
         """The answers of each document; if the model fails on one, only that one is rejected."""
         try:
             return self._reader.read(documents, self._settings.inference, self._on_batch)
-        except Exception:  # the reject boundary: find the document that caused it
-            return [self._answer_document(*row) for row in zip(documents, questions, rejects, strict=True)]
+        except Exception as error:  # the reject boundary
+            _end_process_if_gpu_failed(error)
+        # Not in the except clause, where the error still holds the batch's tensors: find the document that caused it.
+        return [self._answer_document(*row) for row in zip(documents, questions, rejects, strict=True)]
 
     def _answer_document(
         self, document: ReadableDocument, questions: list[dict], rejects: list[dict]
@@ -121,12 +133,25 @@ class AnswerDocuments:
         try:
             return self._reader.read([document], self._settings.inference, self._on_batch)[0]
         except Exception as error:  # the reject boundary
+            _end_process_if_gpu_failed(error)
             rejects.extend(failure(question["question_id"], "logits", error) for question in questions)
             return []
 
-    def _reject_document(self, questions: list[dict], rejects: list[dict], detail: str) -> list[dict[str, Any]]:
-        rejects.extend(reject(question["question_id"], "logits", "process_died", detail) for question in questions)
+    def _reject_document(
+        self, questions: list[dict], rejects: list[dict], reason: str, detail: str
+    ) -> list[dict[str, Any]]:
+        rejects.extend(reject(question["question_id"], "logits", reason, detail) for question in questions)
         return []
+
+
+def _end_process_if_gpu_failed(error: Exception) -> None:
+    """Ends this process if ``error`` left its GPU unusable: every later document would be rejected, too.
+
+    Ray starts another process, in which the crash guard finds the document that caused it.
+    """
+    if is_device_failure(error):
+        LOG.critical("the GPU failed, so this process ends and another one goes on: %s", error)
+        os._exit(1)
 
 
 def _with_questions(questions: list[dict], answers: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -6,10 +6,12 @@ a killed run show which documents are finished, and the same command answers the
     DocumentDatasource    ids, texts and passed-through columns, in read tasks              runtime/datasource.py
     repartition           blocks of some hundred windows
     TokenizeDocuments     CPU actors: drop finished documents, attach questions, check
-                          both, tokenize                                                    tokenize_stage.py
+                          both, leave out what earlier outputs answer (previous.py),
+                          tokenize                                                          tokenize_stage.py
     AnswerDocuments       actors with the model: windows, logits, spans, answers; write
                           a part file per block                                             answer_stage.py
-    commit                part files -> flat answers and rejects, verified, published       commit.py
+    commit                Ray tasks: part files -> flat answers and rejects, verified       flatten.py, commit.py
+    publish               one atomic operation makes them the results                       output/publish.py
 """
 
 import time
@@ -22,18 +24,20 @@ import ray.data
 from ray.data import ActorPoolStrategy, DataContext, Dataset
 
 from qa_ray.answering.answer_stage import ActorSettings, AnswerDocuments
-from qa_ray.answering.commit import commit
+from qa_ray.answering.commit import commit, commit_retry
 from qa_ray.answering.crash_guard import CrashGuard
-from qa_ray.answering.part_files import finished_ids
+from qa_ray.answering.part_files import finished_documents, list_parts
 from qa_ray.answering.plan import Plan, make_plan
-from qa_ray.answering.retry_rejects import commit_retry, documents_without, rejected_questions
+from qa_ray.answering.previous import index_pairs, open_previous
+from qa_ray.answering.retry_rejects import documents_without, rejected_questions
 from qa_ray.answering.tokenize_stage import TokenizeDocuments, TokenizeSettings
-from qa_ray.config import AnswerConfig, Limits
+from qa_ray.config import AnswerConfig
 from qa_ray.io.document_table import RowGroup, unfinished_row_groups
 from qa_ray.io.storage import configure_s3, join
 from qa_ray.log import LOG, logged_to
 from qa_ray.model.runner import BATCH_TOKENS
-from qa_ray.output.folder import OutputFolder, acquire_output, check_writable, inspect_output
+from qa_ray.output.acquire import acquire_output, check_same_previous
+from qa_ray.output.folder import OutputFolder, check_writable, inspect_output
 from qa_ray.output.sinks import check_formats, exported_formats
 from qa_ray.runtime.datasource import DocumentDatasource
 from qa_ray.runtime.failures import explained
@@ -43,6 +47,9 @@ from qa_ray.runtime.run_report import run_figures, write_run_report
 from qa_ray.runtime.run_stats import Counts, RunStats
 from qa_ray.runtime.session import ray_started, run_on_driver_node
 
+# Ray Data ends a run in which no block moved for this long; by default for 30 minutes. A healthy block can take hours:
+# a long document with many questions on a CPU. What is stuck is found by limits.block_timeout_s.
+MAX_BLOCK_SECONDS = 86_400
 REPORT_TIMEOUT_SECONDS = 60  # if Ray itself failed, the counts are lost with it
 
 
@@ -54,20 +61,15 @@ def answer_documents(config: AnswerConfig) -> dict[str, Any]:
         JobError: the run failed or its counts do not add up; run the same command again to resume.
     """
     configure_s3(**config.storage.model_dump())
-    plan = make_plan(config)
-    with acquire_output(plan.output, plan.identity, retry=config.retry_rejects) as output:
+    plan = with_previous(make_plan(config))
+    previous = plan.previous.origin
+    with acquire_output(plan.output, plan.identity, retry=config.retry_rejects, previous=previous) as output:
         if output.finished:
             return retry_rejects(plan, output) if config.retry_rejects else finished_manifest(plan, output)
-        run_metrics = answer_unfinished(plan, output, finished_ids(output.parts, plan.documents.id_column))
-        return commit(
-            output,
-            questions=plan.questions,
-            num_documents=plan.documents.num_documents,
-            id_column=plan.documents.id_column,
-            max_rejected_fraction=config.limits.max_rejected_fraction,
-            export=config.export,
-            run_metrics=run_metrics,
-        )
+        parts = list_parts(output.parts, plan.documents.id_column, plan.documents.hash_key)
+        with logged_to(join(plan.output, "run.log")), ray_started():
+            run_metrics = answer_unfinished(plan, output, finished_documents(parts))
+            return commit(plan, output, run_metrics, parts)
 
 
 def check_job(config: AnswerConfig) -> tuple[Plan, OutputFolder, Resources]:
@@ -77,11 +79,19 @@ def check_job(config: AnswerConfig) -> tuple[Plan, OutputFolder, Resources]:
         UserError: as ``answer_documents``.
     """
     configure_s3(**config.storage.model_dump())
-    plan = make_plan(config)
+    plan = with_previous(make_plan(config))
     output = inspect_output(plan.output, plan.identity)
+    check_same_previous(output, plan.previous.origin)
     check_writable(plan.output)
     with ray_started():
         return plan, output, allocate_resources(config, plan.num_windows)
+
+
+def with_previous(plan: Plan) -> Plan:
+    """The plan with the answers of earlier outputs; they are not opened if its own output is finished."""
+    if not plan.config.previous or inspect_output(plan.output, plan.identity).finished:
+        return plan
+    return replace(plan, previous=open_previous(plan.config.previous, plan.identity))
 
 
 def finished_manifest(plan: Plan, output: OutputFolder) -> dict[str, Any]:
@@ -100,21 +110,24 @@ def finished_manifest(plan: Plan, output: OutputFolder) -> dict[str, Any]:
 def retry_rejects(plan: Plan, output: OutputFolder) -> dict[str, Any]:
     """Asks the rejected questions of a finished output again; returns the manifest."""
     check_formats(exported_formats(finished_manifest(plan, output)))
-    questions = rejected_questions(output, plan.questions)
-    if not questions.num_bound:
-        output.end()
+    rejected = rejected_questions(output)
+    if not rejected.num_bound:
+        output.complete()
         return output.manifest()
-    id_column = plan.documents.id_column
-    skipped = documents_without(plan.documents, questions)
-    limits = Limits(max_rejected_fraction=1)  # they are known to be rejects: however many are again, it is no failure
+    documents = plan.documents
+    # They are known to be rejects: however many are again, it is no failure.
+    limits = plan.config.limits.model_copy(update={"max_rejected_fraction": 1})
     retry_plan = replace(
         plan,
         config=plan.config.model_copy(update={"limits": limits}),
-        questions=questions,
-        num_pairs=questions.num_bound,
+        only=rejected,
+        num_pairs=rejected.num_bound,
     )
-    run_metrics = answer_unfinished(retry_plan, output, np.union1d(skipped, finished_ids(output.parts, id_column)))
-    return commit_retry(output, questions, id_column, run_metrics)
+    parts = list_parts(output.parts, documents.id_column, documents.hash_key)
+    finished = np.union1d(documents_without(documents, rejected), finished_documents(parts))
+    with logged_to(join(plan.output, "run.log")), ray_started():
+        run_metrics = answer_unfinished(retry_plan, output, finished)
+        return commit_retry(retry_plan, output, run_metrics)
 
 
 def answer_unfinished(plan: Plan, output: OutputFolder, finished: np.ndarray) -> dict[str, Any]:
@@ -122,9 +135,8 @@ def answer_unfinished(plan: Plan, output: OutputFolder, finished: np.ndarray) ->
     started = time.time()
     run_metrics: dict[str, Any] = {"windows_this_run": 0}
     if row_groups := unfinished_row_groups(plan.documents, finished):
-        with logged_to(join(plan.output, "run.log")), ray_started():
-            resources = allocate_resources(plan.config, plan.num_windows, wait=True)
-            run_metrics = run(plan, output, resources, row_groups, finished)
+        resources = allocate_resources(plan.config, plan.num_windows, wait=True)
+        run_metrics = run(plan, output, resources, row_groups, finished)
     return run_metrics | {"seconds": round(time.time() - started, 1)}
 
 
@@ -134,12 +146,14 @@ def run(
     """Answers the unfinished documents of these row groups on Ray Data; returns the run's metrics."""
     stats = run_on_driver_node(RunStats).remote(len(finished), plan.num_pairs, plan.config.limits.max_rejected_fraction)
     dataset = answered_dataset(plan, output, resources, row_groups, finished, stats)
-    LOG.info("answering %d questions in about %d windows", plan.num_pairs, plan.num_windows)
+    # As if nothing had changed that was answered before: what has, only the documents' texts tell.
+    new_windows = plan.num_windows * (1 - min(1, plan.previous.num_answers / plan.num_pairs))
+    LOG.info("answering %d questions in about %d windows", plan.num_pairs, new_windows)
 
     def poll(timeout: float | None = None) -> Counts:
         return ray.get(stats.counts.remote(), timeout=timeout)  # pyright: ignore[reportReturnType] (an untyped method)
 
-    num_windows = round(plan.num_windows * (1 - len(finished) / plan.documents.num_documents))
+    num_windows = round(new_windows * (1 - len(finished) / plan.documents.num_documents))
     with (
         write_run_report(join(plan.output, "run.json"), lambda: poll(REPORT_TIMEOUT_SECONDS), asdict(resources)),
         show_progress(poll, plan.documents.num_documents, num_windows),
@@ -171,8 +185,10 @@ def answered_dataset(
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.max_consecutive_actor_init_deaths = 3
+    context.execution_no_progress_timeout_s = MAX_BLOCK_SECONDS
     shared = {"stats": stats, "crash_guard": run_on_driver_node(CrashGuard).remote()}
-    documents = DocumentDatasource(plan.documents, row_groups, plan.config.storage.model_dump())
+    storage, timeout_s = plan.config.storage.model_dump(), plan.config.limits.block_timeout_s
+    documents = DocumentDatasource(plan.documents, row_groups, storage, timeout_s)
     return (
         ray.data.read_datasource(documents, override_num_blocks=len(documents.tasks))
         .repartition(target_num_rows_per_block=plan.rows_per_block(resources.device, resources.max_actors))
@@ -199,15 +215,21 @@ def answered_dataset(
 
 def tokenize_settings(plan: Plan, finished: np.ndarray) -> TokenizeSettings:
     """What the CPU actors need of the plan."""
+    storage = plan.config.storage.model_dump()
     return TokenizeSettings(
-        storage=plan.config.storage.model_dump(),
+        storage=storage,
         model=plan.model,
         questions=ray.put(plan.questions),
+        only=None if plan.only is None else ray.put(plan.only),
+        previous=ray.put(index_pairs(plan.previous, storage)) if plan.previous.num_answers else None,
         finished=ray.put(finished),
+        hash_key=plan.documents.hash_key,
         id_column=plan.documents.id_column,
         text_column=plan.documents.text_column,
+        lists=plan.documents.lists,
         max_question_tokens=plan.settings.max_question_tokens,
         long_questions=plan.config.windows.long_questions,
+        block_timeout_s=plan.config.limits.block_timeout_s,
     )
 
 
@@ -226,4 +248,5 @@ def actor_settings(plan: Plan, resources: Resources, parts: str) -> ActorSetting
         batch_tokens=runner.batch_tokens,
         num_threads=resources.cpus_per_actor,
         parts=parts,
+        block_timeout_s=plan.config.limits.block_timeout_s,
     )

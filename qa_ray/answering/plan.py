@@ -1,16 +1,22 @@
 """The config of an answer job -> a checked plan with an estimate of the work, before Ray starts or weights load."""
 
+import glob
 import json
 from dataclasses import dataclass
 from typing import Any
 
+from qa_ray.answering.previous import NO_ANSWERS, PreviousAnswers
 from qa_ray.config import AnswerConfig
+from qa_ray.config.answer import AnswerColumns
+from qa_ray.errors import InputError
 from qa_ray.inference.settings import InferenceSettings, resolve_settings
 from qa_ray.inference.windows import windows
 from qa_ray.io.document_table import DocumentTable, open_documents, sample
-from qa_ray.io.question_table import QuestionTable, open_questions
+from qa_ray.io.question_table import QuestionTable, no_questions, open_questions
 from qa_ray.io.row_checks import check
 from qa_ray.io.storage import absolute_uri
+from qa_ray.io.table_files import check_column
+from qa_ray.log import LOG
 from qa_ray.model.checkpoint import Checkpoint, model_anywhere, open_checkpoint
 from qa_ray.model.tokenizer import Tokenizer
 from qa_ray.output.sinks import check_formats
@@ -21,6 +27,8 @@ SAMPLE_DOCUMENTS = 64
 SAMPLE_BYTES = 4_000_000
 SAMPLE_QUESTIONS = 100  # of a document
 BYTES_PER_TOKEN, QUESTION_TOKENS = 4, 12  # typical: bytes of UTF-8, tokens of a question
+# Of 60 characters each they take 1 GB in the object store of each node, and 5 GB of the driver while it checks them.
+MANY_BOUND_QUESTIONS = 10_000_000
 # The windows of a block, which is the work that is lost when a worker dies: seconds to a minute of an actor's time.
 BLOCK_WINDOWS = {"cpu": 512, "cuda": 8_192}
 
@@ -33,13 +41,15 @@ class Plan:
     model: str
     output: str
     documents: DocumentTable
-    questions: QuestionTable
+    questions: QuestionTable  # the separate table; the documents' own lists are not in it
     checkpoint: Checkpoint
     settings: InferenceSettings
     identity: dict[str, Any]
     num_pairs: int  # (document, question) pairs, each of which becomes an answer or a reject
     num_tokens: int  # of all documents, estimated from a sample
     num_windows: int  # of all pairs, likewise
+    previous: PreviousAnswers = NO_ANSWERS  # that are taken over
+    only: QuestionTable | None = None  # the pairs to ask, for a retry; their texts are not needed. None: all
 
     def rows_per_block(self, device: str, num_actors: int) -> int:
         """Documents per block, such that a block has at most about BLOCK_WINDOWS and each actor gets at least four."""
@@ -68,9 +78,10 @@ def make_plan(config: AnswerConfig) -> Plan:
         **config.answers.model_dump(),
     )
     columns = config.columns.model_dump()
-    documents = open_documents(absolute_uri(config.documents), columns, config.columns.keep)
-    questions, questions_fingerprint = open_questions(absolute_uri(config.questions), columns)
-    num_tokens, num_windows = _estimate(documents, questions, tokenizer, layout, settings)
+    documents = open_documents(absolute_uri(config.documents), columns, config.columns.keep, with_lists=True)
+    questions, questions_fingerprint = _open_questions(config, documents)
+    num_pairs = questions.num_bound + len(questions.to_all) * documents.num_documents + documents.num_listed
+    num_tokens, num_windows = _estimate(documents, questions, num_pairs, tokenizer, layout, settings)
     identity = {
         "documents": documents.fingerprint,
         "questions": questions_fingerprint,
@@ -91,7 +102,7 @@ def make_plan(config: AnswerConfig) -> Plan:
         checkpoint=checkpoint,
         settings=settings,
         identity=json.loads(json.dumps(identity)),
-        num_pairs=questions.num_bound + len(questions.to_all) * documents.num_documents,
+        num_pairs=num_pairs,
         num_tokens=num_tokens,
         num_windows=num_windows,
     )
@@ -101,9 +112,64 @@ def _setting_name(config: AnswerConfig, name: str) -> str:
     return f"windows.{name}" if name in type(config.windows).model_fields else f"answers.{name}"
 
 
+def _open_questions(config: AnswerConfig, documents: DocumentTable) -> tuple[QuestionTable, str | None]:
+    """The separate table of questions and its fingerprint; empty and None if all questions are lists of documents.
+
+    Raises:
+        InputError: a reason of ``open_questions``; no questions at all; a column of lists that does not exist.
+    """
+    column = config.columns.questions
+    if config.questions is None:
+        if not documents.lists:
+            raise InputError(
+                f"questions: no table is given, and columns.questions={column!r} is none of the documents' columns "
+                f"{', '.join(documents.schema.names)}; give questions=…, or name the column with lists of questions"
+            )
+        if not documents.num_listed:
+            raise InputError(f"documents: no question in the lists of the column {column!r}; nothing to ask")
+        return no_questions(), None
+    if not documents.lists and column not in (None, type(config.columns).model_fields["questions"].default):
+        check_column(documents.schema, "questions", column, "documents")
+    questions, fingerprint = open_questions(absolute_uri(config.questions), config.columns.model_dump())
+    if documents.lists and fingerprint == documents.fingerprint:
+        raise InputError(
+            f"questions: {config.questions!r} are the documents, and the questions in their column {column!r} are "
+            "asked anyway; leave questions=… out"
+        )
+    if questions.num_bound > MANY_BOUND_QUESTIONS:
+        LOG.warning(
+            "questions: %d are about one document each, and the driver and every node hold them in memory; above %d, "
+            "rather make them a column of the documents, which is streamed, and keep only those asked of every "
+            "document in the table. In DuckDB: %s",
+            questions.num_bound,
+            MANY_BOUND_QUESTIONS,
+            join_statement(config.documents, config.questions, config.columns),
+        )
+    return questions, fingerprint
+
+
+def join_statement(documents: str, questions: str, columns: AnswerColumns) -> str:
+    """The statement of DuckDB that adds the bound questions to the documents as a column of lists."""
+    names = (columns.document_id, columns.question_id, columns.question, columns.questions or "questions")
+    document_id, question_id, question, lists = ('"' + name.replace('"', '""') + '"' for name in names)
+    return (
+        f"copy (select * from {_duckdb_files(documents)} left join (select {document_id}, list(struct_pack("
+        f"{question_id} := {question_id}, {question} := {question})) as {lists} from {_duckdb_files(questions)} where "
+        f"{document_id} is not null group by {document_id}) using ({document_id})) to 'documents-with-questions' "
+        "(format parquet, per_thread_output true, row_group_size 4096);"
+    )
+
+
+def _duckdb_files(uri: str) -> str:
+    is_files = uri.endswith((".parquet", ".pq")) or glob.has_magic(uri)
+    files = uri if is_files else f"{uri.rstrip('/')}/**/*.parquet"
+    return "'" + files.replace("'", "''") + "'"
+
+
 def _estimate(
     documents: DocumentTable,
     questions: QuestionTable,
+    num_pairs: int,
     tokenizer: Tokenizer,
     layout: Layout,
     settings: InferenceSettings,
@@ -116,8 +182,8 @@ def _estimate(
         return len(windows(document_tokens, room, settings.overlap_tokens))
 
     num_bytes = num_tokens = num_windows = 0
-    for document_id, text in sample(documents, SAMPLE_DOCUMENTS):
-        checked = check(document_id, text, questions.of(document_id))
+    for document_id, text, listed in sample(documents, SAMPLE_DOCUMENTS):
+        checked = check(document_id, text, questions.of(document_id), listed)
         document = tokenizer(checked.text) if checked.text else ()
         num_bytes += len(text.as_buffer() or b"")
         num_tokens += len(document)
@@ -129,7 +195,6 @@ def _estimate(
             break
     if not num_bytes:  # no document is small enough to be sampled: assume that all have the same length
         num_tokens = documents.text_bytes // BYTES_PER_TOKEN
-        num_pairs = questions.num_bound + len(questions.to_all) * documents.num_documents
         mean_tokens = max(1, num_tokens // documents.num_documents)
         return num_tokens, num_pairs * num_windows_of(mean_tokens, QUESTION_TOKENS)
     scale = documents.text_bytes / num_bytes

@@ -1,5 +1,6 @@
 """Documents with their questions -> tokens, in Ray actors on CPUs: Arrow tables in and out, one row per document."""
 
+import hashlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,8 +9,11 @@ import pyarrow as pa
 import ray
 
 from qa_ray.answering.crash_guard import run_guarded
-from qa_ray.io.question_table import hash_ids
-from qa_ray.io.row_checks import CheckedDocument, check, reject, too_long
+from qa_ray.answering.previous import take_known
+from qa_ray.answering.watchdog import Watchdog
+from qa_ray.io.id_hashes import hash_ids, is_in
+from qa_ray.io.question_lists import QuestionLists
+from qa_ray.io.row_checks import CheckedDocument, check, only_these, reject, too_long
 from qa_ray.io.storage import configure_s3
 from qa_ray.model.checkpoint import open_checkpoint
 from qa_ray.model.tokenizer import Tokenizer
@@ -24,11 +28,16 @@ class TokenizeSettings:
     storage: dict[str, Any]  # for configure_s3
     model: str
     questions: ray.ObjectRef
+    only: ray.ObjectRef | None  # a QuestionTable of the pairs to ask; None: all
+    previous: ray.ObjectRef | None  # a PairIndex of the pairs that have an answer; None: no such pair
     finished: ray.ObjectRef  # hashes of the ids of the documents in part files, sorted
+    hash_key: str
     id_column: str
     text_column: str
+    lists: QuestionLists | None
     max_question_tokens: int
     long_questions: str
+    block_timeout_s: float | None
 
 
 class TokenizeDocuments:
@@ -37,8 +46,11 @@ class TokenizeDocuments:
     def __init__(self, settings: TokenizeSettings, stats: Any, crash_guard: Any):
         configure_s3(**settings.storage)
         self._settings, self._stats, self._crash_guard = settings, stats, crash_guard
+        self._watchdog = Watchdog(settings.block_timeout_s)
         self._name, self._stopwatch = ray.get(stats.register.remote("tokenize")), Stopwatch()
         self._questions = ray.get(settings.questions)
+        self._only = ray.get(settings.only) if settings.only else None
+        self._previous = ray.get(settings.previous) if settings.previous else None
         self._finished = ray.get(settings.finished)
         self._tokenizer = Tokenizer(open_checkpoint(settings.model).folder)
 
@@ -51,25 +63,37 @@ class TokenizeDocuments:
 
     def _tokenize(self, table: pa.Table) -> pa.Table:
         settings = self._settings
-        table = table.filter(pa.array(~np.isin(hash_ids(table[settings.id_column]), self._finished)))
+        is_finished = is_in(hash_ids(table[settings.id_column], settings.hash_key), self._finished)
+        table = table.filter(pa.array(~is_finished))
         ids = [str(id_) for id_ in table[settings.id_column].to_pylist()]
-        documents = [
-            check(id_, text, self._questions.of(id_))
-            for id_, text in zip(ids, table[settings.text_column], strict=True)
-        ]
+        listed = table[settings.lists.column] if settings.lists else [None] * len(ids)
+        documents = [self._checked(*row) for row in zip(ids, table[settings.text_column], listed, strict=True)]
+        reused = None
+        if self._previous is not None:
+            documents, reused = take_known(self._previous, ids, documents)
         rows = run_guarded(
             self._crash_guard,
+            self._watchdog,
             "tokens",
             ids,
             batched=lambda: [self._row(document) for document in documents],
             one_by_one=lambda row: self._row(documents[row]),
-            on_crash=lambda row, detail: _rejected_row(documents[row], "process_died", detail),
+            on_failure=lambda row, reason, detail: _rejected_row(documents[row], reason, detail),
         )
-        passed_through = table.drop_columns([settings.text_column])
+        passed_through = table.drop_columns([settings.text_column, *(settings.lists[:1] if settings.lists else ())])
         tokenized = pa.Table.from_pylist(rows, TOKENIZED)
+        if reused is not None:
+            tokenized = tokenized.set_column(TOKENIZED.get_field_index("reused"), TOKENIZED.field("reused"), reused)
         return pa.table([*passed_through.columns, *tokenized.columns], [*passed_through.column_names, *TOKENIZED.names])
 
+    def _checked(self, document_id: str, text: pa.Scalar, listed: pa.Scalar | None) -> CheckedDocument:
+        document = check(document_id, text, self._questions.of(document_id), listed)
+        if self._only is None:
+            return document
+        return only_these(document, {question.question_id for question in self._only.of(document_id)})
+
     def _row(self, document: CheckedDocument) -> dict[str, Any]:
+        self._watchdog.progress()  # the row before is done
         try:
             return _tokenized_row(document, self._tokenizer, self._settings)
         except Exception as error:  # the reject boundary
@@ -94,6 +118,7 @@ def _tokenized_row(document: CheckedDocument, tokenizer: Tokenizer, settings: To
             )
     return {
         "text": document.text,
+        "text_sha256": hashlib.sha256(document.text.encode()).hexdigest() if document.questions else None,
         "token_ids": tokens.ids_T,
         "start_char": tokens.start_char_T,
         "stop_char": tokens.stop_char_T,
@@ -107,6 +132,7 @@ def _rejected_row(document: CheckedDocument, reason: str, detail: str) -> dict[s
     rejects = [reject(question.question_id, "tokens", reason, detail) for question in document.questions]
     return {
         "text": "",
+        "text_sha256": None,
         "token_ids": [],
         "start_char": [],
         "stop_char": [],

@@ -26,7 +26,7 @@ EPOCH_COLUMNS = {
 
 def show_plan(plan: Plan, output: OutputFolder, resources: Resources, console: Console) -> None:
     """What ``--check`` prints."""
-    documents, questions, settings = plan.documents, plan.questions, plan.settings
+    documents, settings = plan.documents, plan.settings
     actors = f"{resources.min_actors} to {resources.max_actors}"
     if resources.min_actors == resources.max_actors:
         actors = str(resources.max_actors)
@@ -34,8 +34,8 @@ def show_plan(plan: Plan, output: OutputFolder, resources: Resources, console: C
     rows = {
         "documents": f"{documents.num_documents:,} in {len(documents.paths):,} files, "
         f"{documents.text_bytes / 1e6:,.1f} MB of text",
-        "questions": f"{questions.num_bound:,} about one document, {len(questions.to_all):,} asked of every document: "
-        f"{plan.num_pairs:,} answers",
+        "questions": f"{_sources(plan)}: {plan.num_pairs:,} answers",
+        **({"previous": _previous(plan)} if plan.config.previous else {}),
         "model": f"{plan.checkpoint.name} ({plan.checkpoint.fingerprint[:12]})",
         "windows": f"about {plan.num_windows:,} of at most {settings.max_tokens:,} tokens, "
         f"overlap {settings.overlap_tokens}",
@@ -48,6 +48,21 @@ def show_plan(plan: Plan, output: OutputFolder, resources: Resources, console: C
         table.add_row(name, escape(value))
     console.print(table)
     console.print("all checks passed; nothing was run")
+
+
+def _sources(plan: Plan) -> str:
+    """Where the questions come from, and how many of each kind there are."""
+    documents, questions = plan.documents, plan.questions
+    counts = [f"{documents.num_listed:,} in the column {documents.lists.column!r}"] if documents.lists else []
+    if len(questions):
+        counts += [f"{questions.num_bound:,} about one document", f"{len(questions.to_all):,} asked of every document"]
+    return ", ".join(counts)
+
+
+def _previous(plan: Plan) -> str:
+    """How many answers of earlier runs there are."""
+    num_outputs = len(plan.previous.outputs)
+    return f"{plan.previous.num_answers:,} answers in {num_outputs} earlier output{'s'[: num_outputs != 1]}"
 
 
 def _state(output: OutputFolder) -> str:
@@ -67,6 +82,9 @@ def show_answers(manifest: dict[str, Any], config: AnswerConfig, console: Consol
         f"{counts['answers']:,} answers and {counts['rejects']:,} rejects for {counts['documents']:,} documents "
         f"({counts['windows']:,} windows, {counts['tokens']:,} tokens) in {manifest['seconds']:,.0f} s{rate}"
     )
+    if num_reused := counts.get("reused"):
+        num_windows = manifest["windows_this_run"]
+        console.print(f"{num_reused:,} of the answers are of earlier runs; this one read {num_windows:,} windows")
     if counts["rejects"]:
         reasons = ", ".join(f"{reason} {count}" for reason, count in counts["rejects_by_reason"].items())
         console.print(f"[yellow]rejects: {escape(reasons)}[/]; see {escape(join(output, 'rejects'))}")

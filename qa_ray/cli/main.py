@@ -6,8 +6,8 @@ Errors of the user and of the job end in one line on stderr and an exit code (``
 import argparse
 import os
 import signal
-import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 from rich.console import Console
 from rich.markup import escape
@@ -21,16 +21,28 @@ from qa_ray.config import (
     LengthenConfig,
     PrepareConfig,
     read_config,
+    read_storage,
 )
 from qa_ray.config.template import render
 from qa_ray.errors import JobError, UserError
 
 DONE, FAILED, REFUSED, WITH_REJECTS, INTERRUPTED = 0, 1, 2, 3, 130
+OUTPUT_CLOSED = 128 + 13  # as shells report a program that SIGPIPE ended
+
+
+class Output(Console):
+    """Standard output. If its reader, such as ``head``, closes it, the command ends quietly."""
+
+    def on_broken_pipe(self) -> None:
+        """Redirects standard output to nowhere, and exits."""
+        with suppress(SystemExit):  # rich exits with 1, which says that the job failed
+            super().on_broken_pipe()
+        raise SystemExit(OUTPUT_CLOSED)
 
 
 def init(arguments: argparse.Namespace, console: Console) -> int:
     """Prints a config with comments."""
-    sys.stdout.write(render(arguments.template))
+    console.out(render(arguments.template), end="", highlight=False)
     return DONE
 
 
@@ -128,6 +140,23 @@ def submit(arguments: argparse.Namespace, console: Console) -> int:
     return DONE if outcome == "SUCCEEDED" else FAILED
 
 
+def verify(arguments: argparse.Namespace, console: Console) -> int:
+    """An output folder against its manifest."""
+    from qa_ray.io.storage import configure_s3
+    from qa_ray.output.verify import verify as verify_output
+
+    configure_s3(**read_storage(arguments.settings).model_dump())
+    verification = verify_output(arguments.output)
+    for problem in verification.problems:
+        console.print(escape(problem), soft_wrap=True, highlight=False)
+    console.print(
+        f"{verification.num_files} files, {verification.num_bytes:,} bytes: "
+        + (f"{len(verification.problems)} problems" if verification.problems else "as the manifest says"),
+        highlight=False,
+    )
+    return FAILED if verification.problems else DONE
+
+
 VERBS: dict[str, Callable[[argparse.Namespace, Console], int]] = {
     "init": init,
     "prepare": prepare,
@@ -136,6 +165,7 @@ VERBS: dict[str, Callable[[argparse.Namespace, Console], int]] = {
     "finetune": finetune,
     "lengthen": lengthen,
     "submit": submit,
+    "verify": verify,
 }
 
 
@@ -145,7 +175,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     errors = Console(stderr=True, highlight=False, soft_wrap=True)
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        return VERBS[arguments.verb](arguments, Console())
+        return VERBS[arguments.verb](arguments, Output())
     except UserError as error:
         errors.print(f"[bold red]error:[/] {escape(str(error))}")
         return REFUSED
@@ -153,9 +183,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         errors.print(f"[bold red]failed:[/] {escape(str(error))}")
         return FAILED
     except Exception as error:
-        from qa_ray.io.storage_errors import explain, is_storage_error
+        from qa_ray.io.storage_errors import came_from_storage, explain
 
-        if not is_storage_error(error):
+        if not came_from_storage(error):
             raise
         errors.print(f"[bold red]failed:[/] storage: {escape(explain(error))}; run the same command again to resume")
         return FAILED

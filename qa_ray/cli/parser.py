@@ -186,6 +186,25 @@ writes:
 read more: docs/how-to/choose-windows-and-model.md, docs/how-to/fine-tune.md
 """,
     ),
+    "verify": Verb(
+        "compare a finished output with its manifest",
+        """\
+examples:
+  qa-ray verify out
+  qa-ray verify s3://lake/out storage.endpoint_url=https://minio.example:9000
+
+reads:
+  OUTPUT              a folder or URI that answer or finetune wrote: all of its
+                      files, so that sizes, checksums and rows can be compared
+
+writes:
+  each difference to the standard output: files that are missing, damaged, or
+  not in the manifest. Exit code 1 if there is any. Nothing is changed; the
+  command that made the output removes what a killed run left.
+
+read more: docs/reference/outputs.md
+""",
+    ),
     "submit": Verb(
         "run a verb as a job on a Ray cluster and follow its log",
         """\
@@ -246,10 +265,13 @@ def build_parser() -> argparse.ArgumentParser:
                 "template", choices=TEMPLATES, help=f"one of {', '.join(TEMPLATES)}", metavar="NAME"
             )
             continue
-        verb_parser.add_argument("config", metavar="CONFIG.yaml", help="a path or URI")
-        verb_parser.add_argument(
-            "settings", nargs="*", default=[], metavar="key=value", help="overrides the config: windows.max_tokens=512"
-        )
+        if name == "verify":
+            verb_parser.add_argument("output", metavar="OUTPUT", help="a folder or URI")
+            help_text = "access to S3: storage.region=eu-central-1"
+        else:
+            verb_parser.add_argument("config", metavar="CONFIG.yaml", help="a path or URI")
+            help_text = "overrides the config: windows.max_tokens=512"
+        verb_parser.add_argument("settings", nargs="*", default=[], metavar="key=value", help=help_text)
         _add_options(name, verb_parser)
     return parser
 

@@ -7,9 +7,9 @@ packages. Importing this package loads neither torch, transformers, ray nor data
 
 from qa_ray.config.answer import AnswerConfig, Limits, RunnerSettings
 from qa_ray.config.evaluate import EvaluateConfig
-from qa_ray.config.finetune import FinetuneConfig
+from qa_ray.config.finetune import FinetuneConfig, WorkerSettings
 from qa_ray.config.lengthen import LengthenConfig
-from qa_ray.config.load import check_config, read_config
+from qa_ray.config.load import check_config, read_config, read_storage
 from qa_ray.config.prepare import PrepareConfig
 from qa_ray.config.sections import JobConfig, Section, StorageSettings
 
@@ -25,8 +25,10 @@ __all__ = [
     "RunnerSettings",
     "Section",
     "StorageSettings",
+    "WorkerSettings",
     "check_config",
     "read_config",
+    "read_storage",
 ]
 
 # By the verb of the command line.

@@ -10,6 +10,7 @@ from qa_ray.config.sections import (
     JobConfig,
     OneOf,
     Place,
+    Places,
     Section,
     StorageSettings,
     WindowSettings,
@@ -69,13 +70,15 @@ class RunnerSettings(Section):
     )
     cpus_per_actor: PositiveInt | None = Field(
         default=None,
-        description="CPU cores of an actor. If unset, the cores are shared among the actors; 1 with a GPU.",
+        description="CPU cores of an actor, all on one node. If unset, the most that all actors find on the nodes; 1 "
+        "with a GPU.",
         examples=[4],
     )
     gpus_per_actor: float | None = Field(
         default=None,
         gt=0,
-        description="GPUs of an actor; 0.5: two actors share one. If unset, 1 on cuda.",
+        description="GPUs of an actor, a share of one or a whole number; 0.5: two actors share one. If unset, 1 on "
+        "cuda.",
         examples=[0.5],
     )
     resources_per_actor: dict[str, Annotated[float, Field(gt=0)]] = Field(
@@ -89,6 +92,24 @@ class RunnerSettings(Section):
         ge=0,
         description="How long a cluster may take to start the nodes for the smallest number of actors, in seconds.",
     )
+
+    @field_validator("gpus_per_actor")
+    @classmethod
+    def _share_or_whole(cls, gpus: float | None) -> float | None:
+        if gpus and gpus > 1 and not gpus.is_integer():  # Ray has no actors on a GPU and a half
+            raise PydanticCustomError("gpus", "Input should be a share of one GPU such as 0.5, or a whole number")
+        return gpus
+
+    @field_validator("resources_per_actor")
+    @classmethod
+    def _custom(cls, resources: dict[str, float]) -> dict[str, float]:
+        if names := resources.keys() & {"CPU", "GPU", "memory", "object_store_memory"}:  # refused by Ray, but later
+            raise PydanticCustomError(
+                "resources",
+                "Input should be custom resources; {names} is none: see cpus_per_actor and gpus_per_actor",
+                {"names": min(names)},
+            )
+        return resources
 
     @field_validator("actors", mode="wrap")
     @classmethod
@@ -111,6 +132,13 @@ class Limits(Section):
         le=1,
         description="Largest share of rejects among all questions asked; more of them fail the job. No result is lost.",
     )
+    block_timeout_s: float | None = Field(
+        default=600,
+        gt=0,
+        description="Longest time without progress, in seconds. A document that blocks its worker for longer is "
+        "rejected, a read that is stuck ends the job. Progress is a tokenized document, a batch of the model, some "
+        "documents read; null: no limit.",
+    )
 
 
 class AnswerConfig(JobConfig):
@@ -122,9 +150,11 @@ class AnswerConfig(JobConfig):
         description="Documents as Parquet: a file, a folder, a glob, or a URI such as s3://bucket/folder.",
         examples=["data/documents"],
     )
-    questions: Place = Field(
+    questions: Place | None = Field(
+        default=None,
         description="Questions as Parquet. A question with a document_id is asked of that document; one whose "
-        "document_id is null, or whose table has no such column, is asked of every document.",
+        "document_id is null, or whose table has no such column, is asked of every document. Needed unless the "
+        "documents have a column columns.questions; with both, both are asked.",
         examples=["data/questions"],
     )
     output: Place = Field(
@@ -135,7 +165,7 @@ class AnswerConfig(JobConfig):
     model: Place = Field(
         default="default",
         description="Model: default (comes with qa-ray; English), a folder, a URI, or a Hugging Face hub id such as "
-        "deepset/roberta-base-squad2.",
+        "deepset/roberta-base-squad2. ORG/NAME@REVISION pins a hub id to a commit, a tag or a branch.",
     )
     columns: AnswerColumns = AnswerColumns()
     windows: WindowSettings = WindowSettings()
@@ -146,6 +176,13 @@ class AnswerConfig(JobConfig):
         default=[],
         description="Formats in which the answers are written in addition to Parquet, to `exports/FORMAT`.",
         examples=[["jsonl"]],
+    )
+    previous: Places = Field(
+        default=[],
+        description="Output folders of finished runs whose answers are taken over where document text, question, "
+        "model and settings are unchanged; only what is new is answered. Of two with the same question, the first "
+        "counts.",
+        examples=[["out/monday"]],
     )
     retry_rejects: bool = Field(
         default=False,

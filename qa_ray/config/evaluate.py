@@ -18,7 +18,7 @@ class EvaluateConfig(JobConfig):
     )
     questions: Place = Field(
         description="Questions as Parquet, with gold answers in a column `answers`: lists of `{text, start_char}`; an "
-        "empty list means that there is no answer.",
+        "empty list means that there is no answer. Or documents whose column `questions` has lists of all that.",
         examples=["data/questions"],
     )
     metric: Annotated[str, OneOf(lambda: METRICS)] = Field(

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from qa_ray.config.sections import Columns, JobConfig, OneOf, Place, Places, Section, StorageSettings, WindowSettings
@@ -134,7 +134,8 @@ class WorkerSettings(Section):
     )
     cpus_per_worker: PositiveInt | None = Field(
         default=None,
-        description="CPU cores of a worker. If unset, the cores are shared among the workers; 1 with a GPU.",
+        description="CPU cores of a worker, all on one node. If unset, the most that all workers find on the nodes; 1 "
+        "with a GPU.",
         examples=[4],
     )
     max_failures: int = Field(
@@ -142,6 +143,18 @@ class WorkerSettings(Section):
         ge=0,
         description="How often workers that died are restarted from the last checkpoint before the job fails.",
     )
+    wait_seconds: int = Field(
+        default=600,
+        ge=0,
+        description="How long a cluster may take to start the nodes for the smallest number of workers, in seconds.",
+    )
+
+    @field_validator("workers")
+    @classmethod
+    def _min_max(cls, workers: Any) -> Any:
+        if isinstance(workers, tuple) and workers[0] > workers[1]:
+            raise PydanticCustomError("workers", "Input should be a number above 0, or [min, max] such as [1, 8]")
+        return workers
 
 
 class FinetuneConfig(JobConfig):
@@ -155,7 +168,7 @@ class FinetuneConfig(JobConfig):
     )
     questions: Place = Field(
         description="Questions as Parquet, with gold answers in a column `answers`: lists of `{text, start_char}`; an "
-        "empty list means that there is no answer.",
+        "empty list means that there is no answer. Or documents whose column columns.questions has lists of all that.",
         examples=["data/questions"],
     )
     output: Place = Field(
@@ -166,7 +179,7 @@ class FinetuneConfig(JobConfig):
     model: Place = Field(
         default="default",
         description="Model to start from: default (comes with qa-ray; English), a folder, a URI, or a Hugging Face hub "
-        "id. A question-answering head is added where there is none.",
+        "id, which ORG/NAME@REVISION pins. A question-answering head is added where there is none.",
     )
     columns: GoldColumns = GoldColumns()
     validation: ValidationSettings = ValidationSettings()

@@ -12,7 +12,7 @@ class LengthenConfig(JobConfig):
 
     model: Place = Field(
         description="BERT or RoBERTa checkpoint, with or without a question-answering head: a folder, a URI, or a "
-        "Hugging Face hub id.",
+        "Hugging Face hub id, which ORG/NAME@REVISION pins.",
         examples=["google-bert/bert-base-uncased"],
     )
     output: Place = Field(description="Folder or URI of the new model; must be empty.", examples=["longformer"])

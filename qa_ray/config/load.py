@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from qa_ray.config.sections import JobConfig, Section
+from qa_ray.config.sections import JobConfig, Section, StorageSettings
 from qa_ray.errors import ConfigError
 from qa_ray.io.storage import open_filesystem
 
@@ -25,12 +25,31 @@ def read_config(config_class: type[Config], path: str, settings: Sequence[str] =
         ConfigError: no such file, not YAML, an unknown or a missing key, a wrong value.
     """
     values = _read_yaml(config_class, path)
+    _override_all(values, settings)
+    return check_config(config_class, values, path)
+
+
+def read_storage(settings: Sequence[str]) -> StorageSettings:
+    """The section ``storage`` from ``key=value`` settings alone, such as ``storage.region=eu-central-1``.
+
+    Raises:
+        ConfigError: as ``read_config``.
+    """
+    values: dict[str, Any] = {}
+    _override_all(values, settings)
+    return check_config(_OnlyStorage, values, "settings").storage
+
+
+class _OnlyStorage(JobConfig):
+    storage: StorageSettings = StorageSettings()
+
+
+def _override_all(values: dict[str, Any], settings: Sequence[str]) -> None:
     for setting in settings:
         key, equals, text = setting.partition("=")
         if not equals or not key:
             raise ConfigError(f"{setting!r}: not a setting; write key=value, for example windows.max_tokens=4096")
         _override(values, key, _parse(setting, text))
-    return check_config(config_class, values, path)
 
 
 def check_config(config_class: type[Config], values: dict[str, Any], place: str) -> Config:

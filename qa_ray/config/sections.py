@@ -109,6 +109,11 @@ class Columns(Section):
     text: str = Field(default="text", description="Text of a document.")
     question_id: str = Field(default="question_id", description="Id of a question, unique for its document.")
     question: str = Field(default="question", description="Text of a question.")
+    questions: str | None = Field(
+        default="questions",
+        description="Column of the documents with the questions about each: lists of structs whose fields are called "
+        "as the columns of a questions table. null: there is none.",
+    )
 
 
 class WindowSettings(derived_settings(model_settings.WindowSettings, model_settings.WindowSettings.model_fields)):

@@ -1,6 +1,7 @@
 """Reads gold answers and predictions from Parquet or SQuAD's JSON, and pairs them by their ids.
 
-All texts are held in memory. Of the Parquet files only the columns in use are read.
+All texts are held in memory. Of the Parquet files only the columns in use are read. Gold answers are in a table of
+questions, or in one of documents whose column QUESTIONS holds lists of them.
 """
 
 import json
@@ -12,6 +13,8 @@ from typing import Any, NamedTuple
 
 from qa_ray.errors import InputError
 from qa_ray.io.storage import join, open_filesystem, open_parquet, parquet_files, read_text
+
+QUESTIONS = "questions"
 
 
 class Gold(NamedTuple):
@@ -98,7 +101,7 @@ def read_golds(uri: str, columns: Sequence[str | None] = ()) -> tuple[list[Gold]
         InputError: an unusable path, column or file; no gold answers.
     """
     golds, num_without = [], 0
-    for row in _rows(uri, "questions", ["question_id", "answers"], ["document_id", *columns]):
+    for row in _question_rows(uri, ["document_id", *columns]):
         document_id, question_id = _string(row, "document_id"), str(row["question_id"])
         if row["answers"] is None:
             num_without += 1
@@ -191,6 +194,26 @@ def table_with(column: str, questions: str, answers: str) -> str:
     close = get_close_matches(column, {name for names in columns.values() for name in names}, n=1)
     remedy = f"did you mean {close[0]!r}?" if close else "name one of them with by=…"
     raise InputError(f"evaluate: no column {column!r}: {known}; {remedy}")
+
+
+def _question_rows(uri: str, optional: Sequence[str | None]) -> Iterator[dict[str, Any]]:
+    """The rows of a table of questions, or the entries of the documents' lists with the columns of their documents."""
+    first_file = parquet_files(uri, "questions")[0]
+    columns = open_parquet(open_filesystem(uri)[0], first_file, "questions").schema_arrow.names
+    if QUESTIONS not in columns or "question_id" in columns:
+        yield from _rows(uri, "questions", ["question_id", "answers"], optional)
+        return
+    for row in _rows(uri, "questions", ["document_id", QUESTIONS], optional):
+        for entry in row.pop(QUESTIONS) or ():
+            if entry is None:
+                continue
+            if not isinstance(entry, dict) or not {"question_id", "answers"} <= entry.keys():
+                raise InputError(
+                    f"questions: document {row['document_id']!r} in {uri!r} has the question {entry!r}; give "
+                    f"{QUESTIONS} as lists of structs with question_id and answers"
+                )
+            if entry["question_id"] is not None:  # without an id, it was rejected
+                yield row | entry
 
 
 def _rows(uri: str, table: str, required: Sequence[str], optional: Sequence[str | None]) -> Iterator[dict[str, Any]]:

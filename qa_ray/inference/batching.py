@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from qa_ray.model.device import is_out_of_memory, release_unused_memory
 from qa_ray.model.runner import Model
 from qa_ray.schemas import BatchSize, Layout, Windows
 
@@ -45,39 +46,51 @@ def logits(
     device's memory halves ``model.batch_tokens`` permanently.
 
     Raises:
-        torch.OutOfMemoryError: a single window does not fit.
+        an error for which is_out_of_memory holds: a single window, or the logits of all pairs, do not fit.
     """
     table = _table(layout, pairs)
-    token_logits = [torch.empty(int(table.own_stop_W[-1]), device=model.device) for _ in range(2)]
-    null_logits = [torch.empty(len(table.length_W), device=model.device) for _ in range(2)]
+    logits = Logits(
+        *(torch.empty(int(table.own_stop_W[-1]), device=model.device) for _ in range(2)),
+        *(torch.empty(len(table.length_W), device=model.device) for _ in range(2)),
+    )
     order = np.argsort(-table.length_W, kind="stable")  # longest first, so that neighbors have nearly equal length
     first = oom_retries = 0
     while first < len(order):
         batch_B = order[first : first + max(1, model.batch_tokens // int(table.length_W[order[first]]))]
         length_B = table.length_W[batch_B]
         try:
-            ids_N = table.ids(batch_B)
-            with model.stopwatch.stage("forward"):
-                batch_logits = model(ids_N, length_B, table.num_prefix_tokens_W[batch_B])
-        except torch.OutOfMemoryError:
-            if len(batch_B) == 1:
+            _compute(model, table, batch_B, logits)
+        except (RuntimeError, MemoryError) as error:
+            if len(batch_B) == 1 or not is_out_of_memory(error):
                 raise
-            model.batch_tokens = int(length_B.sum()) // 2
-            oom_retries += 1
+        else:
+            num_tokens = int(length_B.sum())
+            on_batch(
+                BatchSize(len(length_B), num_tokens, model.num_computed(length_B), model.batch_tokens, oom_retries)
+            )
+            first, oom_retries = first + len(length_B), 0
             continue
-        start_B = np.cumsum(length_B) - length_B  # of each window in the batch
-        num_own_B = table.own_stop_W[batch_B] - table.own_start_W[batch_B]
-        own_N = _ranges(start_B + table.own_offset_W[batch_B], num_own_B)
-        own_T = _ranges(table.own_start_W[batch_B], num_own_B)
-        own_N, own_T, start_B, batch_B = (
-            torch.from_numpy(a).to(model.device, non_blocking=True) for a in (own_N, own_T, start_B, batch_B)
-        )
-        for logits_N, logits_T, null_logits_W in zip(batch_logits, token_logits, null_logits, strict=True):
-            logits_T[own_T], null_logits_W[batch_B] = logits_N[own_N], logits_N[start_B]
-        num_computed = model.num_computed(length_B)
-        on_batch(BatchSize(len(length_B), int(length_B.sum()), num_computed, model.batch_tokens, oom_retries))
-        first, oom_retries = first + len(length_B), 0
-    return Logits(*token_logits, *null_logits)
+        release_unused_memory()  # here, because in the except clause the error still holds the batch's tensors
+        model.batch_tokens = int(length_B.sum()) // 2
+        oom_retries += 1
+    return logits
+
+
+def _compute(model: Model, table: "_Table", batch_B: np.ndarray, logits: Logits) -> None:
+    """Writes the logits of a batch's windows to ``logits``."""
+    length_B = table.length_W[batch_B]
+    ids_N = table.ids(batch_B)
+    with model.stopwatch.stage("forward"):
+        start_logits_N, end_logits_N = model(ids_N, length_B, table.num_prefix_tokens_W[batch_B])
+    start_B = np.cumsum(length_B) - length_B  # of each window in the batch
+    num_own_B = table.own_stop_W[batch_B] - table.own_start_W[batch_B]
+    own_N = _ranges(start_B + table.own_offset_W[batch_B], num_own_B)
+    own_T = _ranges(table.own_start_W[batch_B], num_own_B)
+    own_N, own_T, first_B, window_B = (
+        torch.from_numpy(a).to(model.device, non_blocking=True) for a in (own_N, own_T, start_B, batch_B)
+    )
+    logits.start_T[own_T], logits.end_T[own_T] = start_logits_N[own_N], end_logits_N[own_N]
+    logits.null_start_W[window_B], logits.null_end_W[window_B] = start_logits_N[first_B], end_logits_N[first_B]
 
 
 class _Table(NamedTuple):

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 
 from qa_ray.errors import InputError
 from qa_ray.inference.batching import Pair, logits
@@ -16,14 +17,17 @@ from qa_ray.inference.settings import InferenceSettings, check_names, resolve_se
 from qa_ray.inference.windows import windows
 from qa_ray.io.row_checks import FAULTS, text_fault
 from qa_ray.model.checkpoint import open_checkpoint
-from qa_ray.model.device import resolve_device
+from qa_ray.model.device import is_out_of_memory, release_unused_memory, resolve_device
 from qa_ray.model.runner import Model
 from qa_ray.model.tokenizer import Tokenizer
 from qa_ray.schemas import BatchSize, ReadableDocument, Tokens
 
-# Documents are answered in groups of this many (token, question) pairs, however long they are. Logits, ranked logits,
-# boosts and reaches take 32 bytes for each, 130 MB in all; the answer to a pair takes as much as about 100 tokens.
+# Documents are answered in groups of this many (token, question) pairs, or fewer where memory is short, however long
+# they are. Logits, ranked logits, boosts and reaches take 32 bytes for each, 130 MB in all; the answer to a pair takes
+# as much as about 100 tokens.
 MAX_GROUP_TOKENS, TOKENS_PER_PAIR = 4_000_000, 100
+
+Group = list[tuple[int, np.ndarray]]  # (index of the document, question)
 
 
 class Reader:
@@ -63,6 +67,7 @@ class Reader:
             forward=forward,
             batch_tokens=batch_tokens,
         )
+        self.group_tokens = MAX_GROUP_TOKENS
 
     def answer(self, question: str | Sequence[str], document: str | Sequence[str], top_k: int = 1) -> Any:
         """The best answer as ``{"score", "start", "end", "answer"}``; with ``top_k`` > 1 a list of them, best first.
@@ -102,23 +107,62 @@ class Reader:
     ) -> list[list[dict[str, Any]]]:
         """For each document, for each of its questions, the fields of schemas.ANSWER that the model decides.
 
-        ``on_batch`` is called with the size of each finished batch.
+        ``on_batch`` is called with the size of each finished batch. Batches and groups of pairs that do not fit into
+        memory are halved permanently.
 
         Raises:
             FloatingPointError: logits that are not finite.
-            torch.OutOfMemoryError: a single window does not fit in the device's memory.
+            torch.OutOfMemoryError: a single window, or the logits of a single pair, do not fit into memory.
         """
         settings = settings or self.settings
         results: list[list[dict[str, Any]]] = [[] for _ in documents]
-        for group in _groups(documents):
+        for group in self._groups(documents):
+            for (d, _), fields in zip(group, self._answer(documents, group, settings, on_batch), strict=True):
+                results[d].append(fields)
+        return results
+
+    def _groups(self, documents: Sequence[ReadableDocument]) -> Iterator[Group]:
+        """All pairs in order, in groups whose logits fit in memory."""
+        group: Group = []
+        group_tokens = 0
+        for d, document in enumerate(documents):
+            num_tokens = len(document.tokens) + TOKENS_PER_PAIR
+            for question in document.questions:
+                if group and group_tokens + num_tokens > self.group_tokens:
+                    yield group
+                    group, group_tokens = [], 0
+                group.append((d, question))
+                group_tokens += num_tokens
+        if group:
+            yield group
+
+    def _answer(
+        self,
+        documents: Sequence[ReadableDocument],
+        group: Group,
+        settings: InferenceSettings,
+        on_batch: Callable[[BatchSize], object],
+    ) -> list[dict[str, Any]]:
+        """The fields of each pair; of one half of the group after the other if they do not fit into memory at once."""
+        try:
             with self.model.stopwatch.stage("assemble"):
                 pairs = [self.pair(documents[d], question, settings) for d, question in group]
                 pair_logits = logits(self.model, self.layout, pairs, on_batch)
             with self.model.stopwatch.stage("decode"):
                 answers = answer_pairs([documents[d] for d, _ in group], pairs, pair_logits, settings)
-            for (d, _), pair, fields in zip(group, pairs, answers, strict=True):
-                results[d].append(fields | {"num_windows": len(pair.windows)})
-        return results
+            return [fields | {"num_windows": len(pair.windows)} for pair, fields in zip(pairs, answers, strict=True)]
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            if len(group) == 1:
+                raise _too_large(documents[group[0][0]], settings, error) from error
+        release_unused_memory()  # here, because in the except clause the error still holds the group's tensors
+        middle = len(group) // 2
+        halves = [self._answer(documents, half, settings, on_batch) for half in (group[:middle], group[middle:])]
+        # Only now, when it is known to help: a single pair that is too large makes no other group smaller.
+        num_tokens = sum(len(documents[d].tokens) + TOKENS_PER_PAIR for d, _ in group)
+        self.group_tokens = min(self.group_tokens, num_tokens // 2)
+        return [fields for half in halves for fields in half]
 
     def pair(self, document: ReadableDocument, question: np.ndarray, settings: InferenceSettings) -> Pair:
         """The document with this question (token ids), cut into windows."""
@@ -161,20 +205,12 @@ def _check_text(name: str, text: str) -> None:
         ) from error
 
 
-def _groups(documents: Sequence[ReadableDocument]) -> Iterator[list[tuple[int, np.ndarray]]]:
-    """(index of the document, question) in order, in groups whose logits fit in memory."""
-    group: list[tuple[int, np.ndarray]] = []
-    group_tokens = 0
-    for d, document in enumerate(documents):
-        for question in document.questions:
-            num_tokens = len(document.tokens) + TOKENS_PER_PAIR
-            if group and group_tokens + num_tokens > MAX_GROUP_TOKENS:
-                yield group
-                group, group_tokens = [], 0
-            group.append((d, question))
-            group_tokens += num_tokens
-    if group:
-        yield group
+def _too_large(document: ReadableDocument, settings: InferenceSettings, error: Exception) -> torch.OutOfMemoryError:
+    reason = (str(error) or type(error).__name__).splitlines()[0]
+    return torch.OutOfMemoryError(
+        f"a document of {len(document.tokens)} tokens, in windows of up to {settings.max_tokens} tokens, does not fit "
+        f"into memory; lower windows.max_tokens, or use a machine with more memory ({reason})"
+    )
 
 
 def _as_pipeline(fields: dict[str, Any], top_k: int) -> Any:

@@ -1,13 +1,12 @@
 """Writes Arrow tables or single rows to a folder of Parquet files of bounded size."""
 
-import hashlib
 import math
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from qa_ray.io.storage import join, make_folder, open_filesystem
+from qa_ray.io.storage import NewFile, join
 from qa_ray.io.storage_errors import writing
 
 
@@ -23,20 +22,20 @@ class ParquetFolderWriter:
         uri: str,
         schema: pa.Schema | None = None,
         *,
-        prefix: str = "part",
+        suffix: str = "",  # of the files' names
         max_group_rows: int,
         max_group_chars: float = math.inf,  # a longer row is a row group of its own
         max_file_rows: float = math.inf,  # the file is closed after the write that reaches it
         max_file_chars: float = math.inf,  # likewise; counts only rows given to add
     ):
-        self.uri, self.schema, self.prefix = uri, schema, prefix
+        self.uri, self.schema, self.suffix = uri, schema, suffix
         self.max_group_rows, self.max_group_chars = max_group_rows, max_group_chars
         self.max_file_rows, self.max_file_chars = max_file_rows, max_file_chars
         self.num_rows = 0
         self.files: list[dict[str, Any]] = []  # of each closed file: name, rows, bytes, sha256
         self._rows: list[dict[str, Any]] = []  # added but not yet written
         self._chars = self._file_rows = self._file_chars = 0
-        self._sink: Any = None
+        self._sink: NewFile | None = None
         self._name = ""
         self._writer: pq.ParquetWriter | None = None
 
@@ -72,41 +71,15 @@ class ParquetFolderWriter:
         self.write(table)
 
     def _open(self, schema: pa.Schema) -> pq.ParquetWriter:
-        filesystem, folder = open_filesystem(self.uri)
-        make_folder(self.uri)
-        self._name = f"{self.prefix}-{len(self.files):05d}.parquet"
-        self._sink = _HashingFile(filesystem.open(join(folder, self._name), "wb"))
+        self._name = f"part-{len(self.files):05d}{self.suffix}.parquet"
+        self._sink = NewFile(join(self.uri, self._name))
         return pq.ParquetWriter(self._sink, schema, compression="zstd")
 
     def _close_file(self) -> None:
-        if self._writer:
+        if self._writer and self._sink:
             with writing(self.uri):
                 self._writer.close()
                 self._sink.close()
-            self.files.append({"name": self._name, "rows": self._file_rows, **self._sink.size_and_checksum()})
+            size_and_checksum = {"bytes": self._sink.num_bytes, "sha256": self._sink.sha256}
+            self.files.append({"name": self._name, "rows": self._file_rows, **size_and_checksum})
             self._writer, self._file_rows, self._file_chars = None, 0, 0
-
-
-class _HashingFile:
-    """A file opened for writing that counts its bytes and computes their SHA-256."""
-
-    def __init__(self, file: Any):
-        self._file, self._digest, self._size = file, hashlib.sha256(), 0
-
-    def write(self, data: Any) -> int:
-        self._digest.update(data)
-        self._size += len(data)
-        return self._file.write(data)
-
-    def flush(self) -> None:
-        self._file.flush()
-
-    def close(self) -> None:
-        self._file.close()
-
-    @property
-    def closed(self) -> bool:
-        return self._file.closed
-
-    def size_and_checksum(self) -> dict[str, Any]:
-        return {"bytes": self._size, "sha256": self._digest.hexdigest()}

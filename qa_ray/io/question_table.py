@@ -1,7 +1,9 @@
 """Reads and checks the questions of a job, and finds those of a document.
 
 Questions are the small side of the join: one Arrow table, sorted by document id, that all processes of a machine share
-without copying it. The questions of a document are found by binary search.
+without copying it. The questions of a document are found by binary search. A question of 60 characters takes 105 bytes,
+and 500 while the driver checks them: hundreds of millions come as lists of the documents instead
+(``question_lists.py``).
 """
 
 from bisect import bisect_left, bisect_right
@@ -9,21 +11,24 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from qa_ray.errors import InputError
+from qa_ray.io.question_lists import QuestionLists, check_lists, list_field, question_lists
 from qa_ray.io.row_checks import FAULTS, text_fault
 from qa_ray.io.storage import open_filesystem, open_parquet
 from qa_ray.io.storage_errors import reading
 from qa_ray.io.table_files import Footer, check_column, common_schema, fingerprint_of, read_footers
 from qa_ray.schemas import GOLD, Question
 
-
-def hash_ids(ids: pa.Array) -> np.ndarray:
-    """A hash of each document id, [len(ids)] uint64: it replaces the id where millions are compared or stored."""
-    return pd.util.hash_array(ids.to_numpy(zero_copy_only=False), categorize=False)  # pyright: ignore[reportAttributeAccessIssue]
+# Text of more than 2 GiB, as of 35 million questions, has no room in a column of type string.
+TYPES = {
+    "document_id": pa.large_string(),
+    "question_id": pa.large_string(),
+    "question": pa.large_string(),
+    "answers": pa.list_(GOLD),
+}
 
 
 class QuestionTable:
@@ -66,6 +71,12 @@ class QuestionTable:
         start = bisect_left(ids, document_id)
         return slice(start, bisect_right(ids, document_id, lo=start))
 
+    @property
+    def bound_ids(self) -> pa.Array:
+        """The document ids of the bound questions, [num_bound] string, sorted."""
+        ids = self._bound["document_id"]
+        return ids.combine_chunks() if ids.num_chunks != 1 else ids.chunk(0)
+
     def bound(self, mask: np.ndarray) -> Iterator[tuple[str, str]]:
         """(document_id, question_id) of the bound questions that ``mask``, [num_bound] bool, selects."""
         for batch in self._bound.filter(pa.array(mask)).to_batches(max_chunksize=10_000):
@@ -92,7 +103,7 @@ class QuestionTable:
                 f"questions: question_id {row['question_id']!r} occurs {row['count_all']} times for document "
                 f"{row['document_id']!r}; ids must be unique within a document"
             )
-        is_to_all = pc.field("question_id").isin(pa.array(ids_to_all, pa.string()))
+        is_to_all = pc.field("question_id").isin(pa.array(ids_to_all, ids.schema.field("question_id").type))
         for row in ids.filter(is_to_all).slice(0, 1).to_pylist():
             raise InputError(
                 f"questions: question_id {row['question_id']!r} is asked of every document and also of "
@@ -124,11 +135,19 @@ def _restore(to_all: list[Question], bound: pa.Table) -> QuestionTable:
     return questions
 
 
+def no_questions() -> QuestionTable:
+    """A table without a row: all questions are in lists of the documents."""
+    return QuestionTable(
+        pa.table({name: pa.array([], TYPES[name]) for name in ("document_id", "question_id", "question")})
+    )
+
+
 def open_questions(uri: str, columns: Mapping[str, str]) -> tuple[QuestionTable, str]:
     """The questions at ``uri`` and a fingerprint of their files (sha256 over names, sizes and footers).
 
     ``columns`` maps ``document_id``, ``question_id``, ``question`` and, if needed, ``answers`` to the table's names.
-    Without a ``document_id`` column every question is asked of every document.
+    Without a ``document_id`` column every question is asked of every document. A table of documents whose column
+    ``questions`` holds lists of them may take the place of a table of questions: each entry is bound to its document.
 
     Raises:
         InputError: no such path, not Parquet, a column missing or of the wrong type, null ids, invalid UTF-8, no rows,
@@ -136,19 +155,24 @@ def open_questions(uri: str, columns: Mapping[str, str]) -> tuple[QuestionTable,
     """
     footers = read_footers(uri, "questions")
     schema = common_schema(footers, "questions")
-    names = {name: columns[name] for name in ("question_id", "question", "answers") if name in columns}
-    if columns["document_id"] in schema.names:
-        names["document_id"] = columns["document_id"]
-    table = pa.concat_tables(_questions(uri, footer, names) for footer in footers)
+    lists = question_lists(columns)
+    if lists and lists.column in schema.names and columns["question_id"] not in schema.names:
+        tables = [_listed_questions(uri, footer, columns["document_id"], lists) for footer in footers]
+    else:
+        names = {name: columns[name] for name in ("question_id", "question", "answers") if name in columns}
+        if columns["document_id"] in schema.names:
+            names["document_id"] = columns["document_id"]
+        tables = [_questions(uri, footer, names) for footer in footers]
+    table = pa.concat_tables(tables)
     if not table.num_rows:
         raise InputError(f"questions: {uri!r} has {len(footers)} Parquet files and no row; nothing to ask")
-    if "document_id" not in names:
-        table = table.append_column("document_id", pa.nulls(table.num_rows, pa.string()))
+    if "document_id" not in table.schema.names:
+        table = table.append_column("document_id", pa.nulls(table.num_rows, TYPES["document_id"]))
     return QuestionTable(table), fingerprint_of(footers)
 
 
 def _questions(uri: str, footer: Footer, names: Mapping[str, str]) -> pa.Table:
-    """The columns that ``names`` maps to ours, cast to string (``answers``: to a list of GOLD) and checked."""
+    """The columns that ``names`` maps to ours, checked."""
     for name, column in names.items():
         check_column(footer.schema, name, column, "questions")
     filesystem, _ = open_filesystem(uri)
@@ -159,12 +183,46 @@ def _questions(uri: str, footer: Footer, names: Mapping[str, str]) -> pa.Table:
             f"questions: {nulls} rows of {footer.path!r} have null as {names['question_id']!r}; "
             "give every question an id"
         )
+    return _cast(pa.table({name: table[column] for name, column in names.items()}), footer.path)
+
+
+def _listed_questions(uri: str, footer: Footer, id_column: str, lists: QuestionLists) -> pa.Table:
+    """The entries of the documents' lists, each with the id of its document, checked."""
+    check_column(footer.schema, "document_id", id_column, "questions")
+    check_lists(footer.schema, lists, "questions")
+    names = {name: field for name, field in lists._asdict().items() if name != "column" and field is not None}
+    filesystem, _ = open_filesystem(uri)
+    tables = [pa.table({name: pa.array([], TYPES[name]) for name in ("document_id", *names)})]
+    with reading(footer.path, "questions"):
+        for batch in open_parquet(filesystem, footer.path, "questions").iter_batches(columns=[id_column, lists.column]):
+            if pa.types.is_null(batch[lists.column].type):
+                continue
+            entries, parents = batch[lists.column].flatten(), batch[lists.column].value_parent_indices()
+            table = pa.table(
+                {"document_id": batch[id_column].take(parents)}
+                | {name: list_field(entries, field) for name, field in names.items()}
+            )
+            for name, column in (("document_id", id_column), ("question_id", f"{lists.column}.{lists.question_id}")):
+                if nulls := table[name].null_count:
+                    raise InputError(
+                        f"questions: {nulls} questions of {footer.path!r} have null as {column!r}; give every "
+                        "question and its document an id"
+                    )
+            tables.append(_cast(table, footer.path))
+    return pa.concat_tables(tables)
+
+
+def _cast(table: pa.Table, path: str) -> pa.Table:
+    """The table with our types.
+
+    Raises:
+        InputError: invalid UTF-8.
+    """
     try:
-        types = {name: pa.list_(GOLD) if name == "answers" else pa.string() for name in names}
-        mapped = pa.table({name: table[column].cast(types[name]) for name, column in names.items()})
-        mapped.validate(full=True)
+        cast = pa.table({name: table[name].cast(TYPES[name]) for name in table.schema.names})
+        cast.validate(full=True)
     except pa.ArrowInvalid as error:
         raise InputError(
-            f"questions: {footer.path!r} has text that is not valid UTF-8 ({error}); fix it or drop the row"
+            f"questions: {path!r} has text that is not valid UTF-8 ({error}); fix it or drop the row"
         ) from error
-    return mapped
+    return cast

@@ -4,11 +4,12 @@ The only module that knows file systems. Credentials come from the environment, 
 """
 
 import glob
+import hashlib
 import os
 import posixpath
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -17,6 +18,7 @@ import pyarrow.parquet as pq
 from fsspec.config import conf as fsspec_options
 
 from qa_ray.errors import InputError, OutputError
+from qa_ray.io.local_files import LocalFiles
 from qa_ray.io.storage_errors import explain, is_storage_error, reading, writing
 
 STREAM_BYTES = 8_000_000  # of a column, read at a time
@@ -62,11 +64,18 @@ def open_filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
     Raises:
         InputError: an unknown protocol, or its fsspec package is not installed.
     """
+    filesystem = _filesystem(uri)
+    path: Any = filesystem._strip_protocol(os.path.expanduser(uri) if is_local(uri) else uri)
+    return filesystem, path.rstrip("/") or "/"
+
+
+def _filesystem(uri: str) -> fsspec.AbstractFileSystem:
+    if is_local(uri):
+        return LocalFiles(auto_mkdir=True)
     try:
-        filesystem, path = fsspec.core.url_to_fs(os.path.expanduser(uri) if is_local(uri) else uri)
+        return fsspec.core.url_to_fs(uri)[0]
     except (ValueError, ImportError) as error:
         raise InputError(f"{uri!r}: {error}; use a local path or a URI such as s3://bucket/folder") from error
-    return filesystem, path.rstrip("/") or "/"
 
 
 def join(uri: str, *names: str) -> str:
@@ -76,7 +85,7 @@ def join(uri: str, *names: str) -> str:
 
 def absolute_uri(uri: str) -> str:
     """``uri`` with local paths made absolute, so that processes with another working directory can use it."""
-    return os.path.abspath(os.path.expanduser(uri.removeprefix("file://"))) if is_local(uri) else uri
+    return os.path.abspath(os.path.expanduser(re.sub("^(file|local)://", "", uri))) if is_local(uri) else uri
 
 
 def list_files(uri: str, table: str) -> list[str]:
@@ -151,12 +160,65 @@ def read_bytes(filesystem: fsspec.AbstractFileSystem, path: str) -> bytes:
     return content
 
 
+class NewFile:
+    """The file ``uri``, opened for writing: it appears, complete, on ``close``, and not at all if it is discarded.
+
+    Leaving a ``with`` block closes it, or discards it if the block raises. Counts bytes and computes their SHA-256.
+    """
+
+    def __init__(self, uri: str):
+        filesystem, path = open_filesystem(uri)
+        self._file: Any = filesystem.open(path, "wb")
+        self._digest, self.num_bytes, self.closed = hashlib.sha256(), 0, False
+
+    def write(self, data: Any) -> int:
+        if self.closed:  # a Parquet writer that was not closed writes its footer when it is collected
+            return len(data)
+        self._digest.update(data)
+        self.num_bytes += len(data)
+        return self._file.write(data)
+
+    def flush(self) -> None:
+        """Does nothing: what is not closed does not exist."""
+
+    def close(self) -> None:
+        self._file.close()
+        self.closed = True
+
+    @property
+    def sha256(self) -> str:
+        """Of what was written, in hexadecimal."""
+        return self._digest.hexdigest()
+
+    def discard(self) -> None:
+        """Drops the file unless it is closed."""
+        if self.closed:
+            return
+        self.closed = True
+        with suppress(Exception):  # parts of an upload may remain, as after a kill; buckets have rules for them
+            self._file.discard()
+        if not self._file.closed:
+            with suppress(AttributeError):  # of the file system in memory, which has nothing to complete
+                self._file.closed = True  # else fsspec would complete it, when it is collected at the latest
+
+    def __enter__(self) -> "NewFile":
+        return self
+
+    def __exit__(self, error_type: object, *error: object) -> None:
+        if error_type is None:
+            self.close()
+        self.discard()
+
+    def __del__(self) -> None:
+        if hasattr(self, "_file"):
+            self.discard()
+
+
 def write_text(uri: str, text: str) -> None:
-    """Writes ``text`` to the file ``uri`` as UTF-8, replacing it if it exists."""
+    """Writes ``text`` to the file ``uri`` as UTF-8, replacing it as a whole if it exists."""
     filesystem, path = open_filesystem(uri)
     with writing(uri):
-        make_folder(posixpath.dirname(uri))
-        filesystem.write_text(path, text, encoding="utf-8")
+        filesystem.pipe_file(path, text.encode())
 
 
 def create_text(uri: str, text: str) -> bool:
@@ -166,25 +228,11 @@ def create_text(uri: str, text: str) -> bool:
     """
     filesystem, path = open_filesystem(uri)
     with writing(uri):
-        make_folder(posixpath.dirname(uri))
         try:
-            if is_local(uri):
-                _create_local(path, text)
-            else:
-                filesystem.pipe_file(path, text.encode(), mode="create")
+            filesystem.pipe_file(path, text.encode(), mode="create")
             return True
         except FileExistsError:
             return read_text(uri) == text
-
-
-def _create_local(path: str, text: str) -> None:
-    with open(path, "x", encoding="utf-8") as file:
-        try:
-            file.write(text)
-            file.flush()
-        except OSError:  # for example a full disk: the empty file would block other writers
-            os.remove(path)
-            raise
 
 
 def read_text(uri: str) -> str | None:
@@ -196,16 +244,34 @@ def read_text(uri: str) -> str | None:
         return None
 
 
-def list_names(uri: str) -> list[str]:
-    """The names of the files directly in the folder ``uri``, sorted; empty if there is no such folder."""
+def file_sha256(uri: str) -> str:
+    """The SHA-256 of the file ``uri``, in hexadecimal."""
+    filesystem, path = open_filesystem(uri)
+    digest = hashlib.sha256()
+    with filesystem.open(path, "rb") as file:
+        while block := file.read(STREAM_BYTES):
+            digest.update(block)  # pyright: ignore[reportArgumentType] (opened for bytes)
+    return digest.hexdigest()
+
+
+def list_sizes(uri: str) -> dict[str, int]:
+    """The size in bytes of each file directly in the folder ``uri``, by name, sorted; empty if there is no such folder.
+
+    Files that are being written, which begin with a period, are skipped.
+    """
     filesystem, path = open_filesystem(uri)
     try:
         entries: Any = filesystem.ls(path, detail=True, refresh=True)
     except (FileNotFoundError, NotADirectoryError):
-        return []
-    return sorted(
-        posixpath.basename(entry["name"]) for entry in entries if entry["type"] == "file" and entry["name"] != path
-    )
+        return {}
+    files = [entry for entry in entries if entry["type"] == "file" and entry["name"] != path]
+    sizes = {posixpath.basename(entry["name"]): entry["size"] for entry in files}
+    return {name: sizes[name] for name in sorted(sizes) if not name.startswith(".")}
+
+
+def list_names(uri: str) -> list[str]:
+    """The names of the files of ``list_sizes``."""
+    return list(list_sizes(uri))
 
 
 def remove_file(uri: str) -> None:
@@ -213,13 +279,6 @@ def remove_file(uri: str) -> None:
     filesystem, path = open_filesystem(uri)
     with writing(uri), suppress(FileNotFoundError):
         filesystem.rm_file(path)
-
-
-def make_folder(uri: str) -> None:
-    """Makes the local folder ``uri`` and its parents; does nothing in object storage, which has no folders."""
-    if is_local(uri):
-        filesystem, path = open_filesystem(uri)
-        filesystem.makedirs(path, exist_ok=True)
 
 
 @contextmanager
@@ -243,12 +302,37 @@ def upload_folder(folder: str, uri: str) -> None:
     """Copies the content of the local ``folder`` to ``uri``, replacing files of the same name."""
     filesystem, path = open_filesystem(uri)
     with writing(uri):
-        make_folder(uri)
         filesystem.put(f"{folder}/", f"{path}/", recursive=True)
 
 
-def remove_folder(uri: str) -> None:
-    """Removes the folder ``uri`` and all below it, if it exists."""
+def copy_file(source: str, target: str, *, num_bytes: int) -> None:
+    """Copies a file within one file system, unless ``target`` exists with ``num_bytes``.
+
+    Raises:
+        OutputError: it cannot be written, or ``source`` is missing.
+    """
+    filesystem, path = open_filesystem(target)
+    with writing(target):
+        if filesystem.isfile(path) and filesystem.size(path) == num_bytes:
+            return
+        filesystem.cp_file(open_filesystem(source)[1], path)
+
+
+def remove_folder(uri: str, *, keep: str | None = None) -> None:
+    """Removes the folder ``uri`` and all below it, if it exists; of its direct entries, all but the one to ``keep``."""
     filesystem, path = open_filesystem(uri)
     with writing(uri), suppress(FileNotFoundError):  # another run may have removed it meanwhile
-        filesystem.rm(path, recursive=True)
+        if keep is None:
+            filesystem.rm(path, recursive=True)
+            return
+        for entry in filesystem.ls(path, detail=False):
+            if posixpath.basename(str(entry)) != keep:
+                filesystem.rm(entry, recursive=True)
+
+
+def remove_empty_folders(uri: str, names: Iterable[str]) -> None:
+    """Removes the folders ``names`` in ``uri``, and folders in them, that have no file; object stores have none."""
+    for name in names if is_local(uri) else ():
+        for folder, _, _ in os.walk(open_filesystem(join(uri, name))[1], topdown=False):
+            with suppress(OSError):
+                os.rmdir(folder)

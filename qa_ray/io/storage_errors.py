@@ -1,13 +1,64 @@
 """Turns storage errors of any file system into an InputError (``reading``) or an OutputError (``writing``)."""
 
+import errno
+
 import pyarrow as pa
 
 from qa_ray.errors import InputError, OutputError
 
+# Packages of fsspec's file systems and of their clients, which raise errors of their own beside Python's.
+CLIENTS = (
+    "adlfs",
+    "aiobotocore",
+    "aiohttp",
+    "azure",
+    "botocore",
+    "fsspec",
+    "gcsfs",
+    "google.api_core",
+    "google.auth",
+    "s3fs",
+)
+# OSErrors that no storage client raises. ConnectionError is none of them: a client may have lost its server.
+OF_PROCESSES = (ChildProcessError, ProcessLookupError, BlockingIOError, InterruptedError)
+OF_FILES = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError)
+# Of the errors without a class of their own, those that a read or a write raises for a file that is open already: such
+# an error has no file name.
+ERRNOS_OF_FILES = {
+    errno.EBUSY,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EIO,
+    errno.ENOSPC,
+    errno.EROFS,
+    errno.ESTALE,
+}
+
 
 def is_storage_error(error: object) -> bool:
-    """Whether a file system raised ``error``: an OSError, or one of the errors that s3fs does not translate."""
-    return isinstance(error, OSError) or type(error).__module__.split(".")[0] in ("botocore", "aiohttp")
+    """Whether ``error``, which came out of a storage operation, is a failure of the storage.
+
+    For blocks that do nothing but read or write: there, a ConnectionError is the storage client's.
+    """
+    return _is_of_client(error) or (isinstance(error, OSError) and not isinstance(error, OF_PROCESSES))
+
+
+def came_from_storage(error: BaseException) -> bool:
+    """Whether a file system raised ``error``, wherever it was caught.
+
+    Told by the error alone, so the other uses of OSError do not count: pipes, sockets, processes, requests to Ray.
+    """
+    if _is_of_client(error) or _is_of_client(error.__cause__):  # s3fs translates botocore's errors to Python's
+        return True
+    if not isinstance(error, OSError) or type(error).__module__ != "builtins":
+        return False
+    if isinstance(error, (ConnectionError, *OF_PROCESSES)):
+        return False
+    return isinstance(error, OF_FILES) or error.filename is not None or error.errno in ERRNOS_OF_FILES
+
+
+def _is_of_client(error: object) -> bool:
+    return f"{type(error).__module__}.".startswith(tuple(f"{package}." for package in CLIENTS))
 
 
 def explain(error: BaseException) -> str:

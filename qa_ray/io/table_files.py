@@ -81,6 +81,11 @@ def common_schema(footers: list[Footer], table: str) -> pa.Schema:
     return pa.schema([(field.name, WITHOUT_VIEWS.get(field.type, field.type)) for field in first.schema])
 
 
+def without_views(array: pa.Array) -> pa.Array:
+    """The array with views as large strings."""
+    return array.cast(WITHOUT_VIEWS.get(array.type, array.type))
+
+
 def check_column(schema: pa.Schema, name: str | None, column: str, table: str) -> None:
     """Checks that ``column`` exists and has the type of our column ``name`` (None: of any type).
 

@@ -1,7 +1,8 @@
 """A model's name -> a checkpoint folder on this machine, checked, with the settings stored beside its weights.
 
-A name is ``default`` (the model inside this package), a folder, a URI on object storage, or a hub id. Nothing here
-loads weights or runs code: a folder must have safetensors weights, a fast tokenizer and a question-answering head.
+A name is ``default`` (the model inside this package), a folder, a URI on object storage, or a hub id, which may name a
+revision: ``org/name@revision``. Nothing here loads weights or runs code: a folder must have safetensors weights, a fast
+tokenizer and a question-answering head.
 """
 
 import hashlib
@@ -27,6 +28,8 @@ from qa_ray.model.settings import ModelSettings
 
 NEEDED_FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
 SETTINGS_FILE = "qa_ray.json"
+# An id on the hub, and a branch, a tag, a commit or a reference such as refs/pr/1.
+HUB_ID = re.compile(r"([\w-][\w.-]*(?:/[\w.-]+)?)(?:@([\w.-]+(?:/[\w.-]+)*))?")
 
 
 @dataclass(frozen=True)
@@ -83,11 +86,12 @@ def _folder(name: str) -> Path:
     folder = Path(name).expanduser()
     if folder.is_dir():
         return folder.resolve()
-    if not re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", name):
+    if not (hub_id := HUB_ID.fullmatch(name)):
         raise ModelError(
-            f"model {name!r}: no such folder; give 'default', a folder, a URI or a hub id such as 'org/name'"
+            f"model {name!r}: no such folder; give 'default', a folder, a URI or a hub id such as 'org/name' or "
+            "'org/name@revision'"
         )
-    return _download_from_hub(name)
+    return _download_from_hub(name, *hub_id.groups())
 
 
 def _download(uri: str) -> Path:
@@ -138,11 +142,17 @@ def _cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "qa-ray" / "models"
 
 
-def _download_from_hub(name: str) -> Path:
+def _download_from_hub(name: str, repository: str, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import RevisionNotFoundError
 
     try:
-        return Path(snapshot_download(name, allow_patterns=list(NEEDED_FILES)))
+        return Path(snapshot_download(repository, revision=revision, allow_patterns=list(NEEDED_FILES)))
+    except RevisionNotFoundError as error:
+        raise ModelError(
+            f"model {name!r}: {repository!r} has no revision {revision!r} on the hub; give a branch, a tag or "
+            f"a commit, or {repository!r} alone for its newest version"
+        ) from error
     except Exception as error:  # a dozen classes: offline, not found, gated, timeouts of two HTTP libraries
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ModelError(

@@ -1,4 +1,4 @@
-"""Where a model computes: device, dtype and threads."""
+"""Where a model computes: device, dtype, threads, and what the device's errors mean."""
 
 import os
 from typing import get_args
@@ -7,6 +7,29 @@ import torch
 
 from qa_ray.errors import ConfigError
 from qa_ray.model.settings import Device, Dtype
+
+# After these errors "the process must be terminated and relaunched" (CUDA Runtime API, cudaError_t); HIP's are alike.
+DEVICE_FAILURES = (
+    "an illegal memory access was encountered",
+    "device-side assert triggered",
+    "unspecified launch failure",
+    "the launch timed out and was terminated",
+    "misaligned address",
+    "an illegal instruction was encountered",
+    "invalid program counter",
+    "hardware stack error",
+    "operation not supported on global/shared address space",
+    "uncorrectable ECC error",
+    "uncorrectable NVLink error",
+)
+# Of CUDA and its libraries, of torch's allocator on a CPU, and of C++.
+OUT_OF_MEMORY = (
+    "out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "can't allocate memory",
+    "std::bad_alloc",
+)
 
 
 def use_threads(num_threads: int) -> None:
@@ -41,3 +64,29 @@ def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     """Raises ConfigError for a value that is not one of the choices."""
     if value not in choices:
         raise ConfigError(f"{name}={value!r}: unknown; use one of {', '.join(choices)}")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the device, or this process, had too little memory: less work at a time may fit."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in OUT_OF_MEMORY)
+
+
+def is_device_failure(error: BaseException) -> bool:
+    """Whether the GPU failed in such a way that every later call of this process fails, too, whatever its input."""
+    if isinstance(error, RuntimeError) and any(text in str(error) for text in DEVICE_FAILURES):
+        return True
+    if not torch.cuda.is_initialized():
+        return False
+    try:  # libraries that compute on the GPU report its failure in words of their own
+        torch.cuda.synchronize()
+    except RuntimeError:
+        return True
+    return False
+
+
+def release_unused_memory() -> None:
+    """Returns the memory that torch holds for later use to the GPU, for cuBLAS, cuDNN and other processes."""
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()

@@ -57,8 +57,7 @@ class Model:
         model: Any = load(folder, getattr(torch, resolve_dtype(dtype, device))).eval().to(self.device)
         if self.device.type == "cpu" and forward == "auto":
             prepack(model.base_model, find_family(model.config.model_type).layers_not_prepacked)
-        # In float32: rounded to bfloat16, many of a window's logits would be equal.
-        model.qa_outputs.float().register_forward_pre_hook(lambda _, inputs: (inputs[0].float(),))
+        keep_head_in_float32(model)
         self._backend = (
             build_backend(model, document_type_id)
             if forward == "auto"
@@ -90,6 +89,21 @@ class Model:
     def _tensor(self, array: np.ndarray) -> Tensor:
         # Non-blocking, so that a GPU receives its next batch while it computes this one.
         return torch.from_numpy(array).to(self.device, torch.long, non_blocking=True)
+
+
+def keep_head_in_float32(model: Any) -> None:
+    """Makes the question-answering head compute in float32, whatever the rest of the model or autocast computes in.
+
+    Rounded to bfloat16, many of a window's logits would be equal.
+    """
+    head = model.qa_outputs.float()
+    forward = head.forward
+
+    def forward_in_float32(x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            return forward(x.float())
+
+    head.forward = forward_in_float32
 
 
 def build_backend(model: Any, document_type_id: int) -> nn.Module:

@@ -42,7 +42,8 @@ class Tokenizer:
 
     def __call__(self, text: str) -> Tokens:
         """The tokens of ``text``, without special tokens."""
-        encoding = self._backend.encode(text, add_special_tokens=False)
+        # Other than encode, this lets other threads run meanwhile: the Watchdog of an actor has to.
+        (encoding,) = self._backend.encode_batch([text], add_special_tokens=False)
         offsets_T2 = np.array(encoding.offsets, dtype=np.int32).reshape(-1, 2)
         return Tokens(np.array(encoding.ids, dtype=np.int32), offsets_T2[:, 0].copy(), offsets_T2[:, 1].copy())
 

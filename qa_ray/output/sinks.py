@@ -6,56 +6,112 @@ SINKS (docs/how-to/add-a-sink.md).
 """
 
 import base64
-import hashlib
 import json
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Mapping
 from datetime import date, time
-from typing import Any, Protocol
+from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from qa_ray.errors import ConfigError
-from qa_ray.io.parquet_writer import ParquetFolderWriter
-from qa_ray.io.storage import join, make_folder, open_filesystem, remove_folder
+from qa_ray.io.storage import NewFile, join
 from qa_ray.io.storage_errors import writing
 
-ROWS_PER_FILE = 1_000_000  # some 500 MB of Parquet with five n-best entries each
+# Row groups of the answers: readers skip those without the document they look for, and read the others whole.
 ROWS_PER_GROUP = 20_000
+BYTES_PER_GROUP = 128_000_000  # in memory; passed-through columns may be large
+FALSE_POSITIVES = 0.01  # of the Bloom filters over document ids: 10 bits for each row
 ROWS_PER_TEXT = 1_000  # converted to text at a time: a table may hold the answers to 10,000 questions per document
 
 
-class Sink(Protocol):
-    """Writes tables of one schema to a folder of files; makes no folder before the first row."""
+class FileSink:
+    """Writes tables of one schema to the file FOLDER/NAME.SUFFIX, which appears when it is closed.
 
-    num_rows: int
-    files: list[dict[str, Any]]  # the closed ones: name, rows, bytes, sha256
+    Subclasses open ``_file`` before the first row, and not before.
+    """
+
+    suffix = ""
+
+    def __init__(self, folder: str, name: str):
+        self.uri, self.name = join(folder, f"{name}.{self.suffix}"), f"{name}.{self.suffix}"
+        self.num_rows = 0
+        self._file: NewFile | None = None
 
     def write(self, table: pa.Table) -> None:
         """Writes all rows; raises an OutputError if that fails."""
-        ...
+        raise NotImplementedError
 
-    def close(self) -> None:
-        """Closes the last file."""
-        ...
+    def close(self) -> list[dict[str, Any]]:
+        """Closes the file; returns its name, rows, bytes and sha256, or nothing if there was no row."""
+        if self._file is None:
+            return []
+        with writing(self.uri):
+            self._finish()
+            self._file.close()
+        return [{"name": self.name, "rows": self.num_rows, "bytes": self._file.num_bytes, "sha256": self._file.sha256}]
+
+    def _finish(self) -> None:
+        """Writes what is left to be written."""
 
 
-class TextSink:
-    """A folder of UTF-8 files ``PREFIX-00000.SUFFIX`` of about ROWS_PER_FILE rows; subclasses give the text."""
+class ParquetSink(FileSink):
+    """Parquet: the format of the answers themselves, and of the rejects.
+
+    Row groups have ROWS_PER_GROUP rows. A Bloom filter over ``document_id`` tells readers which row groups lack a
+    document, also where the documents' order does not follow their ids.
+    """
+
+    suffix = "parquet"
+
+    def __init__(self, folder: str, name: str):
+        super().__init__(folder, name)
+        self._writer: pq.ParquetWriter | None = None
+        self._tables: list[pa.Table] = []  # of the next row group
+        self._rows = self._bytes = 0
+
+    def write(self, table: pa.Table) -> None:
+        """Writes all rows; the last ones when the file is closed."""
+        self.num_rows += table.num_rows
+        while table.num_rows:
+            piece = table.slice(0, ROWS_PER_GROUP - self._rows)
+            table = table.slice(piece.num_rows)
+            self._tables.append(piece)
+            self._rows, self._bytes = self._rows + piece.num_rows, self._bytes + piece.nbytes
+            if self._rows == ROWS_PER_GROUP or self._bytes > BYTES_PER_GROUP:
+                self._write_group()
+
+    def _write_group(self) -> None:
+        group = pa.concat_tables(self._tables)
+        with writing(self.uri):
+            if self._writer is None:
+                self._file = NewFile(self.uri)
+                bloom_filter = {"document_id": {"ndv": group.num_rows, "fpp": FALSE_POSITIVES}}
+                self._writer = pq.ParquetWriter(
+                    self._file, group.schema, compression="zstd", bloom_filter_options=bloom_filter
+                )
+            self._writer.write_table(group, row_group_size=group.num_rows)
+        self._tables, self._rows, self._bytes = [], 0, 0
+
+    def close(self) -> list[dict[str, Any]]:
+        """Writes the last row group and closes the file; returns its name, rows, bytes and sha256."""
+        if self._tables:
+            self._write_group()
+        return super().close()
+
+    def _finish(self) -> None:
+        if self._writer:
+            self._writer.close()
+
+
+class TextSink(FileSink):
+    """A file of UTF-8 text; subclasses give the text of some rows."""
 
     suffix = "txt"
 
-    def __init__(self, uri: str, prefix: str):
-        self.uri, self.prefix = uri, prefix
-        self.num_rows = 0
-        self.files: list[dict[str, Any]] = []
-        self._file: Any = None
-        self._name = ""
-        self._file_rows = self._file_bytes = 0
-        self._digest = hashlib.sha256()
-
     def header(self, schema: pa.Schema) -> str:
-        """What each file begins with."""
+        """What the file begins with."""
         return ""
 
     def text(self, table: pa.Table) -> str:
@@ -67,43 +123,10 @@ class TextSink:
         with writing(self.uri):
             for batch in table.to_batches(ROWS_PER_TEXT):
                 if self._file is None:
-                    self._open()
-                    self._append(self.header(table.schema))
-                self._append(self.text(pa.Table.from_batches([batch])))
+                    self._file = NewFile(self.uri)
+                    self._file.write(self.header(table.schema).encode())
+                self._file.write(self.text(pa.Table.from_batches([batch])).encode())
         self.num_rows += table.num_rows
-        self._file_rows += table.num_rows
-        if self._file_rows >= ROWS_PER_FILE:
-            self.close()
-
-    def close(self) -> None:
-        """Closes the file that is open, if any."""
-        if self._file is None:
-            return
-        with writing(self.uri):
-            self._file.close()
-        self.files.append(
-            {
-                "name": self._name,
-                "rows": self._file_rows,
-                "bytes": self._file_bytes,
-                "sha256": self._digest.hexdigest(),
-            }
-        )
-        self._file = None
-
-    def _open(self) -> None:
-        filesystem, folder = open_filesystem(self.uri)
-        make_folder(self.uri)
-        self._name = f"{self.prefix}-{len(self.files):05d}.{self.suffix}"
-        self._file = filesystem.open(join(folder, self._name), "wb")
-        self._file_rows = self._file_bytes = 0
-        self._digest = hashlib.sha256()
-
-    def _append(self, text: str) -> None:
-        data = text.encode()
-        self._file.write(data)
-        self._file_bytes += len(data)
-        self._digest.update(data)
 
 
 class JsonLines(TextSink):
@@ -158,13 +181,8 @@ def python_value(scalar: Any) -> Any:
         return scalar.as_buffer().to_pybytes().decode(errors="replace")
 
 
-def parquet_sink(uri: str, prefix: str = "part") -> ParquetFolderWriter:
-    """A folder of Parquet files: the sink of the answers themselves, and of the rejects."""
-    return ParquetFolderWriter(uri, prefix=prefix, max_group_rows=ROWS_PER_GROUP, max_file_rows=ROWS_PER_FILE)
-
-
-# The formats that ``export`` may name; each makes a sink from the folder's URI and the prefix of its files' names.
-SINKS: dict[str, Callable[[str, str], Sink]] = {"jsonl": JsonLines}
+# The formats that ``export`` may name; each is called with the URI of a folder and a file's name without suffix.
+SINKS: dict[str, type[FileSink]] = {"jsonl": JsonLines}
 
 
 def check_formats(formats: Iterable[str]) -> None:
@@ -174,38 +192,30 @@ def check_formats(formats: Iterable[str]) -> None:
             raise ConfigError(f"export: unknown format {name!r}; known formats are {', '.join(sorted(SINKS))}")
 
 
-class AnswerSinks:
-    """The table of answers in all its formats: OUTPUT/answers as Parquet, and OUTPUT/exports/FORMAT for each other."""
+def answer_formats(exports: Iterable[str]) -> dict[str, type[FileSink]]:
+    """The folders that answers are written to, in OUTPUT, and the format of each."""
+    return {"answers": ParquetSink, **{f"exports/{name}": SINKS[name] for name in exports}}
 
-    def __init__(self, output: str, formats: Iterable[str], prefix: str = "part"):
-        self._sinks: dict[str, Sink] = {"answers": parquet_sink(join(output, "answers"), prefix)}
-        self._sinks |= {f"exports/{name}": SINKS[name](join(output, "exports", name), prefix) for name in formats}
+
+class TableSink:
+    """A table in several formats: one file in each of the folders of ``formats``, all of the same ``name``."""
+
+    def __init__(self, output: str, name: str, formats: Mapping[str, type[FileSink]]):
+        self._sinks = {folder: make_sink(join(output, folder), name) for folder, make_sink in formats.items()}
 
     @property
     def num_rows(self) -> int:
-        """Answers written so far."""
-        return self._sinks["answers"].num_rows
-
-    @property
-    def files(self) -> dict[str, list[dict[str, Any]]]:
-        """The closed files of each folder, as the manifest lists them."""
-        return {folder: sink.files for folder, sink in self._sinks.items()}
+        """Rows written so far."""
+        return next(iter(self._sinks.values())).num_rows
 
     def write(self, table: pa.Table) -> None:
         """Writes all rows in every format."""
         for sink in self._sinks.values():
             sink.write(table)
 
-    def close(self) -> None:
-        """Closes the last file of every format."""
-        for sink in self._sinks.values():
-            sink.close()
-
-
-def remove_answers(output: str) -> None:
-    """Removes the answers in all formats, such as those of a commit that was killed."""
-    for folder in ("answers", "exports"):
-        remove_folder(join(output, folder))
+    def close(self) -> dict[str, list[dict[str, Any]]]:
+        """Closes all files; returns them by folder, as the manifest lists them."""
+        return {folder: sink.close() for folder, sink in self._sinks.items()}
 
 
 def exported_formats(manifest: dict[str, Any]) -> list[str]:

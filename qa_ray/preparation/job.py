@@ -236,6 +236,5 @@ def _publish(output: str, staging: str, earlier_files: list[str], prepared: Prep
         for file in sorted({*earlier_files} - {*files}):
             filesystem.rm_file(posixpath.join(root, file))
         for file in files:
-            storage.make_folder(posixpath.dirname(storage.join(output, file)))
             filesystem.mv(posixpath.join(staging_root, file), posixpath.join(root, file))
     storage.write_text(marker, json.dumps({"files": files, **asdict(prepared)}, indent=2))

@@ -7,17 +7,21 @@ each, no row arrived within nine minutes (test_faults.test_ten_thousand_small_fi
 """
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from itertools import groupby
+from threading import Thread
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 from ray.data import DataContext, Datasource
 from ray.data.block import BlockMetadata
 from ray.data.datasource import ReadTask
 
+from qa_ray.errors import InputError
 from qa_ray.io.document_table import DocumentTable, RowGroup, read_row_groups
+from qa_ray.io.question_lists import QuestionLists
 from qa_ray.io.storage import configure_s3
 
 TASK_BYTES, TASK_ROWS, TASK_GROUPS = 16_000_000, 16_384, 128
@@ -25,14 +29,21 @@ READ_THREADS = 8  # opening a file on an object store is mostly waiting
 
 
 class DocumentDatasource(Datasource):
-    """The ids, texts and passed-through columns of the documents in ``row_groups``.
+    """The ids, texts, passed-through columns and lists of questions of the documents in ``row_groups``.
 
-    ``storage`` holds the arguments of configure_s3.
+    ``storage`` holds the arguments of configure_s3. A read task raises an InputError if it reads nothing for
+    ``timeout_s``; None: it waits.
     """
 
-    def __init__(self, documents: DocumentTable, row_groups: Sequence[RowGroup], storage: dict[str, Any]):
+    def __init__(
+        self,
+        documents: DocumentTable,
+        row_groups: Sequence[RowGroup],
+        storage: dict[str, Any],
+        timeout_s: float | None = None,
+    ):
         super().__init__()
-        self._documents, self._storage = documents, storage
+        self._documents, self._storage, self._timeout_s = documents, storage, timeout_s
         # Longest documents first, as far as footers tell, so that no actor is left alone with one at the end.
         self.tasks = sorted(pack_row_groups(row_groups), key=_length_class, reverse=True)
 
@@ -52,7 +63,7 @@ class DocumentDatasource(Datasource):
         columns = [documents.id_column, documents.text_column, *documents.passed_through]
         return [
             ReadTask(
-                partial(_read, documents.uri, groups, columns, self._storage),
+                partial(_read, documents.uri, groups, columns, documents.lists, self._storage, self._timeout_s),
                 BlockMetadata(
                     num_rows=sum(group.num_rows for group in groups),
                     size_bytes=sum(group.num_bytes for group in groups),
@@ -84,13 +95,70 @@ def _length_class(row_groups: Sequence[RowGroup]) -> int:
     return (sum(group.text_bytes for group in row_groups) // sum(group.num_rows for group in row_groups)).bit_length()
 
 
-def _read(uri: str, row_groups: list[RowGroup], columns: list[str], storage: dict[str, Any]) -> Iterator[pa.Table]:
+def _read(
+    uri: str,
+    row_groups: list[RowGroup],
+    columns: list[str],
+    lists: QuestionLists | None,
+    storage: dict[str, Any],
+    timeout_s: float | None,
+) -> Iterator[pa.Table]:
     configure_s3(**storage)
     files = [list(groups) for _, groups in groupby(row_groups, key=lambda group: group.path)]
+    batches = _read_files(uri, files, columns, lists)
+    if timeout_s is not None:
+        batches = _in_time(batches, row_groups, timeout_s)
     if len(files) == 1:
-        for batch in read_row_groups(uri, files[0], columns):
+        for batch in batches:
             yield pa.Table.from_batches([batch])
+    else:
+        yield pa.Table.from_batches(list(batches))
+
+
+def _read_files(
+    uri: str, files: list[list[RowGroup]], columns: list[str], lists: QuestionLists | None
+) -> Iterator[pa.RecordBatch]:
+    if len(files) == 1:
+        yield from read_row_groups(uri, files[0], columns, lists)
         return
     with ThreadPoolExecutor(READ_THREADS) as pool:
-        batches_by_file = pool.map(lambda groups: list(read_row_groups(uri, groups, columns)), files)
-        yield pa.Table.from_batches([batch for batches in batches_by_file for batch in batches])
+        for batches in pool.map(lambda groups: list(read_row_groups(uri, groups, columns, lists)), files):
+            yield from batches
+
+
+def _in_time(
+    batches: Iterator[pa.RecordBatch], row_groups: list[RowGroup], timeout_s: float
+) -> Iterator[pa.RecordBatch]:
+    """The batches of these row groups, read in other threads: one that a file system never answers is left behind.
+
+    The process goes on, so that the error can name the place, and it need not end: often it could not, since the kernel
+    waits for some file systems even when a process is killed.
+
+    Raises:
+        InputError: no batch came for ``timeout_s``.
+    """
+    stops = np.cumsum([group.num_rows for group in row_groups])
+    num_rows = 0
+    while True:
+        result: Future[pa.RecordBatch | None] = Future()
+        thread = Thread(target=_read_next, args=(batches, result), daemon=True)
+        thread.start()
+        thread.join(timeout_s)
+        if thread.is_alive():
+            group = row_groups[min(int(np.searchsorted(stops, num_rows, side="right")), len(row_groups) - 1)]
+            raise InputError(
+                f"documents: row group {group.number} of {group.path!r} gave no row for limits.block_timeout_s="
+                f"{timeout_s:g} seconds; check its file system, or raise the limit, and run the same command again: "
+                "finished documents are kept"
+            )
+        if (batch := result.result()) is None:
+            return
+        yield batch
+        num_rows += batch.num_rows
+
+
+def _read_next(batches: Iterator[pa.RecordBatch], result: Future[pa.RecordBatch | None]) -> None:
+    try:
+        result.set_result(next(batches, None))
+    except BaseException as error:
+        result.set_exception(error)

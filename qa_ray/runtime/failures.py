@@ -19,10 +19,15 @@ from qa_ray.log import LOG
 
 # Where RayError, Ray Data and Ray Train keep what they wrap.
 WRAPPED = ("cause", "controller_failure", "health_check_failure", "__cause__", "__context__")
-# What Ray Data appends to the message of an error in a task.
-RETRY_ADVICE = re.compile(r"\nFailed to .+ after \d+/\d+ attempts .*", re.DOTALL)
-# The last QaRayError in a formatted traceback.
-QA_RAY_ERROR = re.compile(r"\A.*^qa_ray\.errors\.(\w+): (.+)", re.DOTALL | re.MULTILINE)
+# The lines that Ray Data appends to the message of an error in a task.
+RETRY_ADVICE = re.compile(
+    r"\nFailed to .+ after \d+/\d+ attempts .*"
+    r"(\nThis looks like an AWS S3 permissions error\..*)?"
+    r"(\nTo change retry attempts.*)?"
+)
+# A QaRayError in a formatted traceback: its line, and indented lines if the message continues there. Other text may
+# follow: "During handling of the above exception …" and a second traceback, or what Ray says about the actor.
+QA_RAY_ERROR = re.compile(r"^qa_ray\.errors\.(\w+): (.+(?:\n[ \t]+\S.*)*)", re.MULTILINE)
 
 
 @contextmanager
@@ -51,8 +56,8 @@ def explain(error: BaseException) -> QaRayError:
             message = RETRY_ADVICE.sub("", str(cause))
             return cause if message == str(cause) else type(cause)(message)
     text = RETRY_ADVICE.sub("", "".join(traceback.format_exception_only(error)))
-    if raised := QA_RAY_ERROR.match(text):
-        name, message = raised.groups()
+    if raised := QA_RAY_ERROR.findall(text):
+        name, message = raised[-1]
         return getattr(errors, name, JobError)(" ".join(message.split()))
     LOG.error("Ray raised: %s", error)
     lines = [line.strip() for line in text.splitlines() if line.strip()]

@@ -1,26 +1,34 @@
-"""The nodes of a Ray cluster, or of this machine -> the device, actors, CPUs and GPUs of a run."""
+"""The nodes of a Ray cluster, or of this machine -> the device, processes, CPUs and GPUs of a run.
 
-import os
-import time
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+allocate_resources    the actors of the answer job
+allocate_workers      the workers of fine-tuning
+
+Each has a function of the nodes alone beside it. All errors are a ConfigError with the numbers: the cluster is too
+small for the run.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-import ray
-import ray.data  # sets up its own logging, which is then turned down
-from ray.autoscaler.sdk import request_resources
-
-from qa_ray.config import AnswerConfig, RunnerSettings
+from qa_ray.config import AnswerConfig, RunnerSettings, WorkerSettings
 from qa_ray.errors import ConfigError
-from qa_ray.log import LOG
 from qa_ray.model.device import resolve_dtype
+from qa_ray.runtime.nodes import (
+    Bundle,
+    describe,
+    describe_nodes,
+    how_many_fit,
+    live_nodes,
+    loses_room,
+    num_cpus,
+    wait_for_room,
+)
 
-# Besides its actors, a run needs one CPU to read and one to tokenize.
+# Besides its actors, a run needs one CPU to read and one to tokenize, on any node.
 SPARE_CPUS = 2
 # On a CPU: the peak memory of an actor with a base-size model, and the fewest windows that pay for its start.
 BYTES_PER_ACTOR = 2 * 2**30
 WINDOWS_PER_ACTOR = 200
-WAIT_STEP_SECONDS = 2
 TOKENIZERS_PER_ACTOR = {"cpu": 0.1, "cuda": 4}
 
 
@@ -46,85 +54,42 @@ def allocate_resources(config: AnswerConfig, num_windows: int, *, wait: bool = F
     """The resources that a job of ``num_windows`` windows uses on the running Ray cluster.
 
     With ``wait``, a cluster at RAY_ADDRESS has ``runner.wait_seconds`` to finish starting or to scale up.
-
-    Raises:
-        ConfigError: the cluster is too small for the run; the message has the numbers.
     """
     runner = config.runner
-    if wait and os.environ.get("RAY_ADDRESS"):
-        _wait_for_nodes(runner, num_windows)
-    return allocate_on_nodes(runner, _nodes(), num_windows)
 
+    def allocate() -> Resources:
+        return allocate_on_nodes(runner, live_nodes(), num_windows)
 
-def _wait_for_nodes(runner: RunnerSettings, num_windows: int) -> None:
-    """Waits until the cluster has room for the fewest actors, or ``runner.wait_seconds`` have passed."""
-    deadline = time.monotonic() + runner.wait_seconds
-    with suppress(ConfigError):
-        allocate_on_nodes(runner, _nodes(), num_windows)
-        return
-    gpus = {"GPU": runner.gpus_per_actor or 1.0} if runner.device == "cuda" else {}
+    if not wait:
+        return allocate()
     fewest = runner.actors[0] if isinstance(runner.actors, tuple) else 1 if runner.actors == "auto" else runner.actors
-    actor_bundle = {"CPU": runner.cpus_per_actor or 1} | gpus | runner.resources_per_actor
-    bundles = [actor_bundle] * fewest + [{"CPU": 1}] * SPARE_CPUS
-    LOG.info("waiting up to %d s for nodes with %d times %s", runner.wait_seconds, fewest, bundles[0])
-    request_resources(bundles=bundles)  # an autoscaler adds nodes only on request
-    try:
-        while time.monotonic() < deadline:
-            with suppress(ConfigError):
-                allocate_on_nodes(runner, _nodes(), num_windows)
-                return
-            time.sleep(WAIT_STEP_SECONDS)
-    finally:
-        request_resources(bundles=[])  # from here on, the actors themselves are the request
+    gpus = {"GPU": runner.gpus_per_actor or 1.0} if runner.device == "cuda" else {}
+    bundle = {"CPU": runner.cpus_per_actor or 1} | gpus | runner.resources_per_actor
+    return wait_for_room(allocate, [bundle] * fewest + [{"CPU": 1}] * SPARE_CPUS, runner.wait_seconds)
 
 
-def _nodes() -> list[dict[str, float]]:
-    """The resources of each live node of the running cluster."""
-    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
-
-
-def allocate_on_nodes(runner: RunnerSettings, nodes: Sequence[Mapping[str, float]], num_windows: int) -> Resources:
-    """The resources that a job of ``num_windows`` windows uses on these nodes.
-
-    Raises:
-        ConfigError: the nodes are too small for the run; the message has the numbers.
-    """
+def allocate_on_nodes(runner: RunnerSettings, nodes: Sequence[Bundle], num_windows: int) -> Resources:
+    """The resources that a job of ``num_windows`` windows uses on these nodes."""
     custom = runner.resources_per_actor
-    usable = _sum([node for node in nodes if all(node.get(name, 0) >= amount for name, amount in custom.items())])
-    has_gpu = usable["GPU"] > 0
-    where = f" on nodes with {', '.join(custom)}" if custom else ""
-    if runner.device == "cuda" and not has_gpu:
-        raise ConfigError(
-            f"runner.device=cuda: the Ray cluster has no GPU{where}; add a GPU node or set runner.device=cpu"
-        )
-    device = "cuda" if runner.device != "cpu" and has_gpu else "cpu"
+    device = _device(runner.device, nodes, custom)
     gpus_per_actor = (runner.gpus_per_actor or 1.0) if device == "cuda" else 0.0
-    cpus = int(_sum(nodes)["CPU"])
-    free_cpus = int(min(usable["CPU"], cpus - SPARE_CPUS))
-    fewest, most = _num_actors(runner, usable | {"CPU": free_cpus}, gpus_per_actor, num_windows)
-    cpus_per_actor = runner.cpus_per_actor or (1 if device == "cuda" else max(1, free_cpus // most))
-    if free_cpus < (needed := fewest * cpus_per_actor):
+    bundle = {"CPU": runner.cpus_per_actor or 1} | ({"GPU": gpus_per_actor} if gpus_per_actor else {}) | custom
+    fewest, most = _num_actors(runner, nodes, bundle, num_windows)
+    if not runner.cpus_per_actor and device == "cpu":
+        bundle["CPU"] = _most_cpus(nodes, bundle, most, _safe_room)
+    if (room := _room(nodes, bundle)) < fewest:
+        needed = {name: fewest * amount for name, amount in bundle.items()}
+        needed["CPU"] += SPARE_CPUS
         raise ConfigError(
-            f"runner: {fewest} actors of {cpus_per_actor} CPUs and {SPARE_CPUS} to read and tokenize "
-            f"need {needed + SPARE_CPUS} CPUs, and Ray has {cpus}, {max(0, free_cpus)} for actors{where}; set "
-            "fewer runner.actors or runner.cpus_per_actor, or add nodes"
-        )
-    if usable["GPU"] < fewest * gpus_per_actor:
-        raise ConfigError(
-            f"runner: {fewest} actors of {gpus_per_actor} GPUs need {fewest * gpus_per_actor}, and Ray has "
-            f"{usable['GPU']:g}{where}; set fewer runner.actors or a smaller runner.gpus_per_actor"
+            f"runner: {_count(fewest, 'actor')} of {describe(bundle)} and {SPARE_CPUS} CPUs to read and tokenize need "
+            f"{describe(needed)}, and Ray has {describe_nodes(nodes, bundle)}, with room for {_count(room, 'actor')}; "
+            "set fewer runner.actors or smaller ones (runner.cpus_per_actor, runner.gpus_per_actor), or add nodes"
         )
     dtype = resolve_dtype(runner.dtype, device)
-    return Resources(device, dtype, fewest, most, cpus_per_actor, gpus_per_actor, custom)
+    return Resources(device, dtype, fewest, most, int(bundle["CPU"]), gpus_per_actor, custom)
 
 
-def _sum(nodes: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    return {name: sum(node.get(name, 0.0) for node in nodes) for name in ("CPU", "GPU", "memory")}
-
-
-def _num_actors(
-    runner: RunnerSettings, free: Mapping[str, float], gpus_per_actor: float, num_windows: int
-) -> tuple[int, int]:
+def _num_actors(runner: RunnerSettings, nodes: Sequence[Bundle], bundle: Bundle, num_windows: int) -> tuple[int, int]:
     """The fewest and the most actors.
 
     On a CPU, actors of one thread each: two of them are 1.1 to 1.2 times as fast as one with two threads.
@@ -133,9 +98,86 @@ def _num_actors(
         return runner.actors, runner.actors
     if isinstance(runner.actors, tuple):
         return runner.actors
-    if gpus_per_actor:
-        return 1, max(1, int(free["GPU"] / gpus_per_actor))
-    by_cpus = int(free["CPU"]) // (runner.cpus_per_actor or 1)
-    by_memory = int(free["memory"] / BYTES_PER_ACTOR)
-    num_actors = max(1, min(by_cpus, by_memory, num_windows // WINDOWS_PER_ACTOR))
+    if "GPU" in bundle:
+        return 1, max(1, _room(nodes, bundle))
+    by_memory = how_many_fit(nodes, {**bundle, "memory": BYTES_PER_ACTOR})
+    num_actors = max(1, min(_safe_room(nodes, bundle), by_memory, num_windows // WINDOWS_PER_ACTOR))
     return num_actors, num_actors
+
+
+def allocate_workers(runner: WorkerSettings) -> tuple[bool, int]:
+    """Whether workers use a GPU each, and how many CPUs each of them gets, on the running Ray cluster.
+
+    A cluster at RAY_ADDRESS has ``runner.wait_seconds`` to finish starting or to scale up.
+    """
+    fewest = _fewest_and_most(runner)[0]
+    bundle = {"CPU": runner.cpus_per_worker or 1} | ({"GPU": 1} if runner.device == "cuda" else {})
+    to_label = max(0, SPARE_CPUS - fewest * bundle["CPU"])
+    return wait_for_room(
+        lambda: allocate_workers_on_nodes(runner, live_nodes()),
+        [bundle] * fewest + [{"CPU": 1}] * to_label,
+        runner.wait_seconds,
+    )
+
+
+def allocate_workers_on_nodes(runner: WorkerSettings, nodes: Sequence[Bundle]) -> tuple[bool, int]:
+    """Whether workers use a GPU each, and how many CPUs each of them gets, on these nodes.
+
+    Documents are read and tokenized before the workers start, so they may take all CPUs if told to.
+    """
+    fewest, most = _fewest_and_most(runner)
+    use_gpu = _device(runner.device, nodes) == "cuda"
+    bundle = {"CPU": runner.cpus_per_worker or 1} | ({"GPU": 1} if use_gpu else {})
+    if not runner.cpus_per_worker and not use_gpu:
+        bundle["CPU"] = _most_cpus(nodes, bundle, most, _room)
+    room = how_many_fit(nodes, bundle)
+    if room < fewest or num_cpus(nodes) < SPARE_CPUS:
+        needed = {name: fewest * amount for name, amount in bundle.items()}
+        needed["CPU"] = max(SPARE_CPUS, needed["CPU"])
+        raise ConfigError(
+            f"runner: {_count(fewest, 'worker')} of {describe(bundle)}, and before that {SPARE_CPUS} CPUs to read and "
+            f"tokenize, need {describe(needed)}, and Ray has {describe_nodes(nodes, bundle)}, with room for "
+            f"{_count(room, 'worker')}; set fewer runner.workers or a smaller runner.cpus_per_worker, or add nodes"
+        )
+    return use_gpu, int(bundle["CPU"])
+
+
+def _fewest_and_most(runner: WorkerSettings) -> tuple[int, int]:
+    return (runner.workers, runner.workers) if isinstance(runner.workers, int) else runner.workers
+
+
+def _device(device: str, nodes: Sequence[Bundle], custom: Mapping[str, float] | None = None) -> str:
+    """``cuda`` or ``cpu``: what ``device`` means on those nodes that have the custom resources."""
+    custom = custom or {}
+    has_gpu = any(node.get("GPU", 0) and all(node.get(name, 0) >= custom[name] for name in custom) for node in nodes)
+    if device == "cuda" and not has_gpu:
+        where = f" on nodes with {', '.join(custom)}" if custom else ""
+        raise ConfigError(
+            f"runner.device=cuda: the Ray cluster has no GPU{where}; add a GPU node or set runner.device=cpu"
+        )
+    return "cuda" if device != "cpu" and has_gpu else "cpu"
+
+
+def _room(nodes: Sequence[Bundle], bundle: Bundle) -> int:
+    """How many actors run beside SPARE_CPUS tasks of one CPU, if Ray places them well."""
+    by_cpus = (num_cpus(nodes) - SPARE_CPUS) // int(bundle["CPU"])
+    return max(0, min(how_many_fit(nodes, bundle), by_cpus))
+
+
+def _safe_room(nodes: Sequence[Bundle], bundle: Bundle) -> int:
+    """As ``_room``, wherever Ray places the one that tokenizes: it starts before the actors and stays to the end."""
+    is_lost = any(loses_room(node, bundle) for node in nodes)
+    return max(0, min(how_many_fit(nodes, bundle) - is_lost, _room(nodes, bundle)))
+
+
+def _most_cpus(
+    nodes: Sequence[Bundle], bundle: Bundle, number: int, room: Callable[[Sequence[Bundle], Bundle], int]
+) -> int:
+    """The most CPUs for each of this number of actors, at least 1."""
+    largest = int(max((node.get("CPU", 0) for node in nodes), default=0))
+    options = range(min(largest, num_cpus(nodes) // number), 1, -1)
+    return next((cpus for cpus in options if room(nodes, {**bundle, "CPU": cpus}) >= number), 1)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -149,8 +149,9 @@ class RunStats:
         reasons = ", ".join(f"{reason} {count}" for reason, count in self._counts.rejects.most_common(5))
         return (
             f"{num_rejects} of {self._num_pairs} questions were rejected already ({reasons}), more than "
-            f"limits.max_rejected_fraction={self._limit}; the last one: {self._last_detail}; fix the input or raise "
-            "the limit and run the same command again: finished documents are kept"
+            f"limits.max_rejected_fraction={self._limit}; the last one: {self._last_detail}; raise the limit "
+            "and run the same command again: finished documents are kept; or fix the input and give a new output "
+            "folder, because another input is another run"
         )
 
     def _add_seconds(self, worker: str, seconds: Mapping[str, float]) -> None:

@@ -40,14 +40,24 @@ class SubmittedJob:
         return f"{self.address}/#/jobs/{self.id}"
 
     def follow(self, show: Callable[[str], object]) -> str:
-        """Passes the job's log to ``show`` until it ends; returns its final status: SUCCEEDED, FAILED or STOPPED."""
+        """Passes the job's log to ``show`` until it ends; returns its final status: SUCCEEDED, FAILED or STOPPED.
+
+        Raises:
+            JobError: the connection to the dashboard was lost; the job goes on.
+        """
 
         async def follow() -> None:
             async for lines in self._client.tail_job_logs(self.id):
                 show(lines)
 
-        asyncio.run(follow())
-        return str(self._client.get_job_status(self.id).value)
+        try:
+            asyncio.run(follow())
+            return str(self._client.get_job_status(self.id).value)
+        except Exception as error:  # of types of aiohttp, requests and Ray
+            raise JobError(
+                f"--address {self.address!r}: lost the log of job {self.id} ({_one_line(error)}); the job goes on: see "
+                f"{self.page}"
+            ) from error
 
 
 def submit(verb: str, config: Section, address: str, *, with_code: bool) -> SubmittedJob:

@@ -16,6 +16,7 @@ and the output:
 """
 
 import json
+import posixpath
 import threading
 from typing import Any
 
@@ -25,15 +26,17 @@ from ray import train
 from ray.train.torch import TorchTrainer
 
 from qa_ray.config import FinetuneConfig
-from qa_ray.errors import ConfigError, JobError
-from qa_ray.io.storage import configure_s3, join, open_filesystem, read_text, remove_folder, upload_folder
+from qa_ray.errors import JobError
+from qa_ray.io.storage import configure_s3, file_sha256, join, list_sizes, open_filesystem, read_text
 from qa_ray.log import logged_to
 from qa_ray.model.checkpoint import SETTINGS_FILE
-from qa_ray.output.folder import OutputFolder, acquire_output
+from qa_ray.output.acquire import acquire_output
+from qa_ray.output.folder import OutputFolder
 from qa_ray.output.publish import publish
 from qa_ray.runtime.failures import explained
-from qa_ray.runtime.resources import SPARE_CPUS
+from qa_ray.runtime.resources import allocate_workers
 from qa_ray.runtime.session import ray_started, run_on_driver_node
+from qa_ray.training.failures import EndAtConfigErrors
 from qa_ray.training.labeled_data import LabeledData, label_data
 from qa_ray.training.plan import FinetunePlan, make_plan
 from qa_ray.training.progress import TrainingProgress, show_training_progress
@@ -54,6 +57,7 @@ def finetune(config: FinetuneConfig) -> dict[str, Any]:
         if output.finished:
             return output.manifest()
         with logged_to(join(plan.output, "run.log")), ray_started(), explained():
+            allocate_workers(config.runner)  # a cluster that is too small fails before the documents are read
             data = label_data(plan, output)
             best_checkpoint, epochs = train_model(plan, data)
             return finish(plan, output, data, best_checkpoint, epochs)
@@ -63,11 +67,11 @@ def train_model(plan: FinetunePlan, data: LabeledData) -> tuple[train.Checkpoint
     """Runs Ray Train; returns the checkpoint of the best epoch, and the figures of all epochs.
 
     Raises:
-        ConfigError: the cluster is too small for the workers.
+        ConfigError: the cluster is too small for the workers, or a setting makes training fail (training/failures.py).
         JobError: training failed more often than runner.max_failures allows.
     """
     config = plan.config
-    use_gpu, cpus_per_worker = allocate_workers(plan)
+    use_gpu, cpus_per_worker = allocate_workers(config.runner)  # again: nodes may have come or gone since
     filesystem, folder = open_filesystem(join(plan.output, "_run"))
     reporter = run_on_driver_node(TrainingProgress).remote(config.training.epochs)
     trainer = TorchTrainer(
@@ -85,6 +89,7 @@ def train_model(plan: FinetunePlan, data: LabeledData) -> tuple[train.Checkpoint
             storage_path=folder,
             storage_filesystem=pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(filesystem)),
             failure_config=train.FailureConfig(max_failures=config.runner.max_failures),
+            callbacks=[EndAtConfigErrors()],
             checkpoint_config=train.CheckpointConfig(
                 num_to_keep=2, checkpoint_score_attribute="f1", checkpoint_score_order="max"
             ),
@@ -97,26 +102,6 @@ def train_model(plan: FinetunePlan, data: LabeledData) -> tuple[train.Checkpoint
         raise JobError("training ended without a model; remove the output folder and run the same command again")
     with result.checkpoint.as_directory() as checkpoint, open(join(checkpoint, PROGRESS), encoding="utf-8") as file:
         return best_checkpoint, json.load(file)["epochs"]
-
-
-def allocate_workers(plan: FinetunePlan) -> tuple[bool, int]:
-    """Whether workers use a GPU each, and how many CPUs each of them gets, on the running Ray cluster.
-
-    Raises:
-        ConfigError: the cluster is too small for the fewest workers; the message has the numbers.
-    """
-    runner, cluster = plan.config.runner, ray.cluster_resources()
-    fewest, most = (runner.workers, runner.workers) if isinstance(runner.workers, int) else runner.workers
-    use_gpu = runner.device != "cpu" and cluster.get("GPU", 0) > 0
-    if runner.device == "cuda" and not use_gpu:
-        raise ConfigError("runner.device=cuda: the Ray cluster has no GPU; add a GPU node or set runner.device=cpu")
-    cpus = runner.cpus_per_worker or (1 if use_gpu else max(1, (int(cluster["CPU"]) - SPARE_CPUS) // most))
-    if fewest * cpus > cluster["CPU"] or (use_gpu and fewest > cluster["GPU"]):
-        raise ConfigError(
-            f"runner.workers={runner.workers}: {fewest} workers of {cpus} CPUs{' and a GPU' if use_gpu else ''} do not "
-            f"fit into Ray's {int(cluster['CPU'])} CPUs and {int(cluster.get('GPU', 0))} GPUs; set fewer"
-        )
-    return use_gpu, cpus
 
 
 def training_job(plan: FinetunePlan, num_threads: int) -> TrainingJob:
@@ -169,12 +154,14 @@ def _fit(trainer: TorchTrainer) -> train.Result:
 def finish(
     plan: FinetunePlan, output: OutputFolder, data: LabeledData, best_checkpoint: Any, epochs: list[dict[str, Any]]
 ) -> dict[str, Any]:
-    """Copies the best epoch's model to the output and publishes the run; returns the manifest."""
-    model = join(output.uri, "model")
-    remove_folder(model)
-    with best_checkpoint.as_directory() as folder:
-        upload_folder(join(folder, MODEL), model)
-    best_epoch = json.loads(read_text(join(model, SETTINGS_FILE)) or "{}")["epoch"]
+    """Publishes the best epoch's model, which is copied from its checkpoint to the output; returns the manifest."""
+    source = join(posixpath.relpath(best_checkpoint.path, open_filesystem(output.uri)[1]), MODEL)
+    checkpoint = join(output.uri, source)
+    best_epoch = json.loads(read_text(join(checkpoint, SETTINGS_FILE)) or "{}")["epoch"]
+    model_files = [
+        {"name": name, "bytes": num_bytes, "sha256": file_sha256(join(checkpoint, name))}
+        for name, num_bytes in list_sizes(checkpoint).items()
+    ]
     manifest = {
         "identity": output.identity,
         "counts": data.counts | {"rejects": data.rejects.total()},
@@ -182,5 +169,7 @@ def finish(
         "epochs": epochs,
         "best": epochs[best_epoch - 1],
         "about": plan.config.about,
+        "files": {"rejects": data.reject_files, "model": model_files},
+        "copied_from": {"model": source},
     }
     return publish(output, manifest)

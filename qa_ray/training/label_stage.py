@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import ray
 
 from qa_ray.evaluation.predictions import Gold
-from qa_ray.io.question_table import hash_ids
+from qa_ray.io.id_hashes import HASH_KEYS, hash_ids
 from qa_ray.io.row_checks import check, reject, too_long
 from qa_ray.io.storage import configure_s3
 from qa_ray.model.checkpoint import open_checkpoint
@@ -51,7 +51,7 @@ class LabelDocuments:
     def __call__(self, table: pa.Table) -> pa.Table:
         """The documents of the table, labeled, as schemas.LABELED."""
         ids, texts = table[self._settings.id_column], table[self._settings.text_column]
-        is_held_out = hash_ids(ids) < self._settings.held_out * 2.0**64
+        is_held_out = hash_ids(ids, HASH_KEYS[0]) < self._settings.held_out * 2.0**64
         rows = [
             self._row(str(document_id), text, bool(held_out))
             for document_id, text, held_out in zip(ids.to_pylist(), texts, is_held_out, strict=True)

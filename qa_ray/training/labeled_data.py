@@ -22,10 +22,11 @@ from qa_ray.io.document_table import DocumentTable
 from qa_ray.io.parquet_writer import ParquetFolderWriter
 from qa_ray.io.question_table import QuestionTable
 from qa_ray.io.row_checks import unknown_document
-from qa_ray.io.storage import join, remove_folder
+from qa_ray.io.storage import join
 from qa_ray.log import LOG
 from qa_ray.output.folder import OutputFolder
 from qa_ray.runtime.datasource import DocumentDatasource
+from qa_ray.runtime.nodes import live_nodes, num_cpus
 from qa_ray.runtime.resources import SPARE_CPUS
 from qa_ray.schemas import REJECT, REJECTS
 from qa_ray.training.label_stage import LabelDocuments, LabelSettings, training_documents, validation_documents
@@ -40,6 +41,7 @@ class LabeledData:
     validation: Dataset
     counts: dict[str, int] = field(default_factory=dict)
     rejects: Counter[str] = field(default_factory=Counter)
+    reject_files: list[dict[str, Any]] = field(default_factory=list)  # as the manifest lists them
 
 
 def label_data(plan: FinetunePlan, output: OutputFolder) -> LabeledData:
@@ -59,12 +61,14 @@ def label_data(plan: FinetunePlan, output: OutputFolder) -> LabeledData:
     data = LabeledData(
         train=_map_tables(training, training_documents), validation=_map_tables(validation, validation_documents)
     )
-    remove_folder(join(output.uri, "rejects"))
-    rejects = ParquetFolderWriter(join(output.uri, "rejects"), REJECTS, max_group_rows=10_000)
+    rejects = ParquetFolderWriter(
+        join(output.uri, "rejects"), REJECTS, suffix=f"-{output.attempt}", max_group_rows=10_000
+    )
     with closing(rejects):
         _count(training, plan.training_tables[1], data, rejects)
         if plan.validation_tables:
             _count(validation, plan.validation_tables[1], data, rejects)
+    data.reject_files = rejects.files
     LOG.info("%s", ", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in data.counts.items()))
     if data.rejects:
         LOG.info("rejected: %s", ", ".join(f"{reason} {count:,}" for reason, count in data.rejects.most_common()))
@@ -85,7 +89,7 @@ def _label_tables(plan: FinetunePlan, documents: DocumentTable, questions: Quest
         held_out=held_out,
     )
     source = DocumentDatasource(documents, list(documents.row_groups), settings.storage)
-    num_actors = max(1, min(int(ray.cluster_resources().get("CPU", 1)) - SPARE_CPUS, len(source.tasks)))
+    num_actors = max(1, min(num_cpus(live_nodes()) - SPARE_CPUS, len(source.tasks)))
     return (
         ray.data.read_datasource(source, override_num_blocks=len(source.tasks))
         .map_batches(

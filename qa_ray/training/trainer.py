@@ -2,7 +2,9 @@
 
 The gradient of a step is that of the mean loss over all of its examples, however they are divided into micro-batches
 and among workers. Dropout is a function of seed, step and worker, so a run that resumes from a saved state computes
-what an uninterrupted run would have computed.
+what an uninterrupted run would have computed: to the bit on a CPU with the same number of threads; on a GPU, whose
+backward kernels add up in no fixed order (torch.use_deterministic_algorithms is not set), and with several workers up
+to rounding.
 """
 
 import copy
@@ -22,7 +24,7 @@ from transformers.utils import logging as transformers_logging
 from qa_ray.errors import ModelError
 from qa_ray.model.checkpoint import Checkpoint
 from qa_ray.model.device import resolve_dtype
-from qa_ray.model.runner import build_backend, load
+from qa_ray.model.runner import build_backend, keep_head_in_float32, load
 from qa_ray.model.tokenizer import Tokenizer
 from qa_ray.training.loss import answer_loss
 from qa_ray.training.sampling import Batch
@@ -79,6 +81,7 @@ class Trainer:
         dropout = _dropout(config, settings.dropout, settings.attention_dropout)
         self._dropout_of_checkpoint = {name: getattr(config, name) for name in dropout}
         self.pretrained: Any = load(folder, torch.float32, needs_head=False, **dropout).train()
+        keep_head_in_float32(self.pretrained)
         self._weights_to_average = [load(other, torch.float32).state_dict() for other in averaged_with]
         runner = build_backend(self.pretrained, document_type_id)
         if settings.gradient_checkpointing:
@@ -115,9 +118,7 @@ class Trainer:
                 total += float(loss.detach())
         norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.max_gradient_norm))
         if not math.isfinite(norm):
-            raise FloatingPointError(
-                "the gradient is not finite; try training.dtype=float32 or a smaller training.learning_rate"
-            )
+            raise FloatingPointError("the gradient is not finite")
         self.optimizer.step()
         self.optimizer.zero_grad()
         return total, norm

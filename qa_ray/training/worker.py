@@ -28,6 +28,7 @@ from qa_ray.model.device import use_threads
 from qa_ray.model.settings import WindowSettings
 from qa_ray.model.tokenizer import Tokenizer
 from qa_ray.process import keep_memory
+from qa_ray.training.failures import step_explained, validation_explained
 from qa_ray.training.label_stage import read_labeled, read_validation
 from qa_ray.training.sampling import Example, epoch_examples, make_batch, micro_batches, share, steps
 from qa_ray.training.tensorboard import TensorBoard
@@ -162,7 +163,8 @@ class _Worker:
             for examples in micro_batches(own_examples or step[:1], self.batch_tokens)
         ]
         num_examples = math.inf if is_idle else len(step)
-        loss, norm = self.trainer.step(batches, num_examples, fraction_done, (progress.total_steps, self.rank))
+        with step_explained(job.optimizer, self.batch_tokens, batches):
+            loss, norm = self.trainer.step(batches, num_examples, fraction_done, (progress.total_steps, self.rank))
         loss = self._sum(0.0 if is_idle else loss) / len(step)
         progress.step += 1
         progress.total_steps += 1
@@ -195,11 +197,13 @@ class _Worker:
             dtype=self.job.optimizer.dtype,
             batch_tokens=self.job.batch_tokens,
         )
-        rows = self._gather(answer_validation(reader, self.validation))
+        with validation_explained(self.job.optimizer):
+            answers = answer_validation(reader, self.validation)
+        rows = self._gather(answers)
         summary = summarize(rows, self.job.metric)
         self._write_settings(folder, summary.settings | {"scores": summary.figures})
-        answers = [(row.question, row.gold.texts, n_best) for row, n_best in zip(rows, summary.n_best, strict=True)]
-        self.tensorboard.answers(self.progress.total_steps, answers)
+        n_best = [(row.question, row.gold.texts, spans) for row, spans in zip(rows, summary.n_best, strict=True)]
+        self.tensorboard.answers(self.progress.total_steps, n_best)
         return summary
 
     def _write_settings(self, folder: Path, fitted: dict[str, Any]) -> None:

@@ -1,5 +1,9 @@
 """The actor with the model, without Ray."""
 
+import gc
+import weakref
+from typing import Any
+
 import pytest
 import torch
 
@@ -43,6 +47,7 @@ def test_an_actor_loads_its_model_with_one_thread_since_ray_calls_it_in_another(
         batch_tokens=None,
         num_threads=2,
         parts="",
+        block_timeout_s=None,
     )
     use_threads(2)
     monkeypatch.setattr(answer_stage, "Reader", load)
@@ -50,3 +55,91 @@ def test_an_actor_loads_its_model_with_one_thread_since_ray_calls_it_in_another(
     with pytest.raises(ModelError, match="as far as"):
         AnswerDocuments(settings, stats=None, crash_guard=None)
     assert num_threads == [1]
+
+
+class ProcessEnded(BaseException):
+    """Stands for the end of the process."""
+
+
+class FailingReader:
+    """Raises ``error`` for documents called "bad", and from then on always if it ``is_sticky``, as CUDA does."""
+
+    def __init__(self, error: Exception, *, is_sticky: bool):
+        self.error, self.is_sticky = error, is_sticky
+        self.has_failed = False
+
+    def read(self, documents: list[Any], *_: object) -> list[list[dict[str, Any]]]:
+        if "bad" in documents or (self.is_sticky and self.has_failed):
+            self.has_failed = True
+            raise self.error
+        return [[{"answer": document}] for document in documents]
+
+
+def actor(reader: Any) -> Any:
+    """An actor that needs no model."""
+    actor: Any = object.__new__(AnswerDocuments)
+    actor._reader = reader
+    actor._settings = type("Settings", (), {"inference": None})()
+    return actor
+
+
+def answer(reader: Any) -> tuple[list[list[dict[str, Any]]], list[list[dict[str, Any]]]]:
+    """The answers and the rejects of three documents, of which the second is bad."""
+    rejects: list[list[dict[str, Any]]] = [[], [], []]
+    questions = [[{"question_id": "q"}] for _ in rejects]
+    return actor(reader)._answer_batch(["good", "bad", "fine"], questions, rejects), rejects
+
+
+def test_a_document_on_which_the_model_fails_is_rejected_and_its_neighbors_are_answered():
+    for error in (ValueError("no such token"), torch.OutOfMemoryError("a document of 9 tokens does not fit")):
+        answers, rejects = answer(FailingReader(error, is_sticky=False))
+        assert answers == [[{"answer": "good"}], [], [{"answer": "fine"}]]
+        reject = {"question_id": "q", "stage": "logits", "reason": type(error).__name__, "detail": str(error)}
+        assert rejects == [[], [reject], []]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.AcceleratorError("CUDA error: an illegal memory access was encountered"),
+        RuntimeError("CUDA error: device-side assert triggered"),
+    ],
+    ids=str,
+)
+def test_a_failure_of_the_gpu_ends_the_process_and_rejects_nothing(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: Exception
+):
+    exit_codes = []
+
+    def end_process(exit_code: int) -> None:
+        exit_codes.append(exit_code)
+        raise ProcessEnded
+
+    monkeypatch.setattr("os._exit", end_process)
+    reader = FailingReader(error, is_sticky=True)
+    with pytest.raises(ProcessEnded):
+        answer(reader)
+    rejects: list[dict[str, Any]] = []
+    with pytest.raises(ProcessEnded):
+        actor(reader)._answer_document("good", [{"question_id": "q"}], rejects)
+    assert (exit_codes, rejects) == ([1, 1], [])
+    assert f"the GPU failed, so this process ends and another one goes on: {error}" in caplog.text
+
+
+def test_what_the_failed_batch_held_is_freed_before_its_documents_are_answered_alone():
+    class Batch:
+        """Stands for the tensors of a batch, which a traceback keeps alive."""
+
+    class Reader:
+        batch: Any = None
+
+        def read(self, documents: list[Any], *_: object) -> list[list[dict[str, Any]]]:
+            if len(documents) > 1:
+                batch = Batch()
+                self.batch = weakref.ref(batch)
+                raise ValueError(f"no {len(documents)} documents")
+            gc.collect()
+            assert self.batch() is None
+            return [[]]
+
+    assert answer(Reader())[1] == [[], [], []]

@@ -178,7 +178,13 @@ def test_a_path_may_contain_any_character(tmp_path: Path, models):
             [DOCUMENT | {"answer": 1}],
             ["the column 'answer' has a name that the job uses itself; rename it, or name the columns to pass through"],
         ),
-        ([DOCUMENT | {"questions": 1}], ["the column 'questions' has a name that the job uses itself"]),
+        (
+            [DOCUMENT | {"questions": 1}],
+            [
+                "the column 'questions' has type int64, not list<struct<question_id, question>>; cast it, or name the "
+                "column with the questions with columns.questions=…, null: none"
+            ],
+        ),
     ],
 )
 def test_documents_that_cannot_be_used_are_refused(tmp_path: Path, models, documents: File, messages: list[str]):

@@ -1,158 +1,143 @@
-"""The commit: killed between any two of its steps, it is completed by the next run; no row is ever missing."""
+"""The commit: counts are verified, rejects are bounded, files are well-sized; a full disk leaves nothing half done.
+
+tests/output/test_publish.py kills and suspends it before each of its operations.
+"""
 
 import json
 import os
-import signal
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from parts import part_of, plan_of
 from running import raises_error, small_disk
 
-from qa_ray.answering import commit as commit_module
+from qa_ray.answering import flatten
 from qa_ray.answering.commit import commit
+from qa_ray.answering.part_files import list_parts, write_part
 from qa_ray.errors import JobError, OutputError
-from qa_ray.io.parquet_writer import ParquetFolderWriter
-from qa_ray.io.question_table import QuestionTable
-from qa_ray.output import folder, lease, publish, sinks
-from qa_ray.output.folder import OutputFolder, acquire_output, inspect_output
-from qa_ray.output.lease import Lease
-from qa_ray.output.sinks import JsonLines
-from qa_ray.schemas import PART
+from qa_ray.io.id_hashes import HASH_KEYS
+from qa_ray.output import sinks
+from qa_ray.output.acquire import acquire_output
+from qa_ray.output.folder import OutputFolder, inspect_output
+from qa_ray.output.verify import verify
 
-ONE_QUESTION = QuestionTable(
-    pa.table({"document_id": pa.nulls(1, pa.string()), "question_id": ["q"], "question": ["Who built it?"]})
-)
+IDS = [f"d{i:03}" for i in range(200)]
+IDENTITY = {"model": "m"}
 
 
-def write_part(output: OutputFolder, first: int, stop: int) -> None:
-    """Writes a part file with the answers of these documents to ONE_QUESTION; 3 kB of ballast each."""
-    answer = {"question_id": "q", "question": "Who built it?", "score": 0.5, "n_best": [], "num_windows": 1}
-    ids = [f"d{i}" for i in range(first, stop)]
-    rows = [{"answers": [answer], "rejects": [], "num_tokens": 1, "num_windows": 1} for _ in ids]
-    part = pa.Table.from_pylist(rows, PART).append_column("document_id", pa.array(ids))
-    part = part.append_column("ballast", pa.array([os.urandom(3000) for _ in ids]))
-    Path(output.parts).mkdir(exist_ok=True)
-    pq.write_table(part, Path(output.parts) / f"{first}-{stop}.parquet")
+def write_ballast(output: OutputFolder, ids: list[str], rejected: str | None = None) -> None:
+    """Writes a part file of these documents, with 3 kB of ballast each."""
+    write_part(output.parts, part_of(ids, rejected, ballast=[os.urandom(3000) for _ in ids]))
 
 
-def commit_200(output: OutputFolder, *export: str) -> dict:
-    return commit(
-        output,
-        questions=ONE_QUESTION,
-        num_documents=200,
-        id_column="document_id",
-        max_rejected_fraction=0,
-        export=export,
-        run_metrics={},
-    )
+def commit_all(output: OutputFolder, **settings: Any) -> dict[str, Any]:
+    return commit(plan_of(IDS, IDS, **settings), output, {})
 
 
-# Every function through which the commit changes the output.
-STEPS: list[tuple[Any, str]] = [
-    (commit_module, "remove_folder"),
-    (sinks, "remove_folder"),
-    (ParquetFolderWriter, "_open"),
-    (ParquetFolderWriter, "write"),
-    (ParquetFolderWriter, "_close_file"),
-    (JsonLines, "_open"),
-    (JsonLines, "write"),
-    (JsonLines, "close"),
-    (publish, "write_text"),
-    (publish, "create_text"),
-    (Lease, "check"),
-    (Lease, "release"),
-    (lease, "remove_file"),
-    (folder, "remove_folder"),
-]
+def test_files_hold_the_answers_in_the_order_of_the_documents_whatever_order_they_were_finished_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(flatten, "ROWS_PER_FILE", 110)
+    monkeypatch.setattr(sinks, "ROWS_PER_GROUP", 30)
+    monkeypatch.setattr(flatten, "run_tasks", lambda function, arguments: [function(*each) for each in arguments])
+    with acquire_output(str(tmp_path), IDENTITY) as output:
+        for start in (150, 50, 100, 0):
+            write_ballast(output, IDS[start : start + 50])
+        manifest = commit_all(output)
+    assert [file["rows"] for file in manifest["files"]["answers"]] == [100, 100]
+    files = [tmp_path / "answers" / file["name"] for file in manifest["files"]["answers"]]
+    assert [id_ for file in files for id_ in pq.read_table(file)["document_id"].to_pylist()] == IDS
+    groups = [pq.read_metadata(file).row_group(i) for file in files for i in range(4)]
+    assert [group.num_rows for group in groups] == [30, 30, 30, 10] * 2
+    ranges = [(group.column(0).statistics.min, group.column(0).statistics.max) for group in groups]
+    assert ranges[1] == ("d030", "d059")
+    lines = [line for file in manifest["files"]["exports/jsonl"] for line in jsonl(tmp_path, file["name"])]
+    assert [line["document_id"] for line in lines] == IDS
+    assert verify(str(tmp_path)).problems == []
 
 
-def before_each_step(do: Callable[[int], object], patch: pytest.MonkeyPatch) -> None:
-    """Calls ``do`` with the number of the step before each step, from now on."""
-    number = -1
-    for place, name in STEPS:
-        step = getattr(place, name)
-
-        def counted(*values: Any, _step: Any = step, **named: Any) -> Any:
-            nonlocal number
-            number += 1
-            do(number)
-            return _step(*values, **named)
-
-        patch.setattr(place, name, counted)
+def jsonl(output: Path, name: str) -> list[dict[str, Any]]:
+    lines = (output / "exports" / "jsonl" / name).read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]
 
 
-def killed_at(number: int, output: Path) -> bool:
-    """Commits in a process of its own, killed before the step of this number; False if there is no such step."""
-    if child := os.fork():
-        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
-    try:
-        with acquire_output(str(output), {"model": "m"}) as acquired, pytest.MonkeyPatch.context() as patch:
-            before_each_step(lambda step: step == number and os.kill(os.getpid(), signal.SIGKILL), patch)
-            commit_200(acquired, "jsonl")
-    finally:
-        os._exit(0)
+@pytest.mark.usefixtures("ray_session")
+def test_large_outputs_are_flattened_in_ray_tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(flatten, "ROWS_PER_FILE", 60)
+    with acquire_output(str(tmp_path), IDENTITY) as output:
+        for start in range(0, 200, 50):
+            write_ballast(output, IDS[start : start + 50])
+        manifest = commit_all(output)
+    assert [file["rows"] for file in manifest["files"]["answers"]] == [50] * 4
+    assert manifest["counts"]["documents"] == manifest["counts"]["answers"] == 200
+    assert verify(str(tmp_path)).problems == []
 
 
-def exported_ids(output: Path) -> list[str]:
-    (file,) = (output / "exports" / "jsonl").iterdir()
-    return [json.loads(line)["document_id"] for line in file.read_text(encoding="utf-8").splitlines()]
+def test_part_files_that_are_known_are_not_read_again(tmp_path: Path):
+    parts = str(tmp_path / "parts")
+    write_part(parts, part_of(["b", "c"]))
+    known = list_parts(parts, "document_id", HASH_KEYS[0])
+    Path(parts, known[0].name).write_bytes(b"")  # it cannot be read any more
+    write_part(parts, part_of(["a"]))
+    assert [part.first_id for part in list_parts(parts, "document_id", HASH_KEYS[0], known)] == ["a", "b"]
 
 
-def test_a_commit_killed_between_any_two_steps_is_completed_by_the_next_run(tmp_path: Path):
-    number, killed = 0, True
-    while killed:
-        output = tmp_path / str(number)
-        with acquire_output(str(output), {"model": "m"}) as acquired:
-            write_part(acquired, 0, 120)
-            write_part(acquired, 100, 200)
-        killed = killed_at(number, output)
-        if (output / "_SUCCESS").exists():  # what readers may read is complete
-            assert len(exported_ids(output)) == 200
-            assert pq.read_table(output / "answers").num_rows == 200
-            assert json.loads((output / "manifest.json").read_text())["counts"]["answers"] == 200
-        with acquire_output(str(output), {"model": "m"}) as acquired:
-            if not acquired.finished:
-                commit_200(acquired, "jsonl")
-        assert sorted(os.listdir(output)) == ["_SUCCESS", "answers", "exports", "manifest.json"]
-        ids = pq.read_table(output / "answers")["document_id"].to_pylist()
-        assert sorted(ids) == sorted(f"d{i}" for i in range(200))
-        assert exported_ids(output) == ids
-        number += 1
-    assert number > 10
+def test_a_damaged_part_file_is_not_counted(tmp_path: Path):
+    parts = str(tmp_path / "parts")
+    write_part(parts, part_of(["a"]))
+    write_part(parts, part_of(["b"]))
+    damaged = list_parts(parts, "document_id", HASH_KEYS[0])[0].name
+    Path(parts, damaged).write_bytes(Path(parts, damaged).read_bytes()[:-1])
+    assert [part.first_id for part in list_parts(parts, "document_id", HASH_KEYS[0])] == ["b"]
 
 
 def test_a_disk_that_fills_up_at_the_commit_is_reported_and_the_next_run_commits(tmp_path: Path):
     with small_disk(tmp_path / "disk") as disk:
         uri = str(disk / "out")
         with (
-            acquire_output(uri, {"model": "m"}) as output,
-            raises_error(
-                OutputError, "cannot write '", "/answers': No space left on device; free some space or give another"
-            ),
+            acquire_output(uri, IDENTITY) as output,
+            raises_error(OutputError, "cannot write '", "': No space left on device; free some space or give another"),
         ):
-            write_part(output, 0, 200)
-            commit_200(output)
+            write_ballast(output, IDS)
+            commit_all(output)
         assert not (disk / "out" / "_SUCCESS").exists()
+        assert not list((disk / "out").rglob("answers/*"))  # nor a temporary file
         subprocess.run(["mount", "-o", "remount,size=20m", str(disk)], check=True)
-        with acquire_output(uri, {"model": "m"}) as output:
+        with acquire_output(uri, IDENTITY) as output:
             assert output.resumed
-            assert commit_200(output)["counts"]["answers"] == 200
-        assert sorted(os.listdir(uri)) == ["_SUCCESS", "answers", "manifest.json"]
-        assert inspect_output(uri, {"model": "m"}).finished
+            assert commit_all(output)["counts"]["answers"] == 200
+        assert sorted(os.listdir(uri)) == ["_SUCCESS", "answers", "exports", "manifest.json"]
+        assert inspect_output(uri, IDENTITY).finished
 
 
 def test_a_missing_document_prevents_the_commit(tmp_path: Path):
-    with acquire_output(str(tmp_path), {"model": "m"}) as output:
-        write_part(output, 0, 100)
-        write_part(output, 101, 200)
+    with acquire_output(str(tmp_path), IDENTITY) as output:
+        write_ballast(output, IDS[:100])
+        write_ballast(output, IDS[101:])
         message = (
             "200 documents and 200 questions went in, 199 documents came out with 199 answers and 0 rejects; nothing"
         )
         with raises_error(JobError, message):
-            commit_200(output)
+            commit_all(output)
     assert not (tmp_path / "_SUCCESS").exists()
+    assert not list(tmp_path.rglob("answers/*"))
+
+
+def test_too_many_rejects_keep_the_rejects_and_commit_nothing(tmp_path: Path):
+    with acquire_output(str(tmp_path), IDENTITY) as output:
+        write_ballast(output, IDS, rejected="d007")
+        with raises_error(
+            JobError,
+            "1 of 200 questions (0.5%) were rejected (process_died 1), more than limits.max_rejected_fraction=0.001; ",
+            f"/rejects/*-{output.attempt}*'; raise the limit and run the same command again, which computes nothing",
+        ):
+            commit_all(output, limits={"max_rejected_fraction": 0.001})
+        (rejects,) = (tmp_path / "rejects").glob(f"*-{output.attempt}*")
+        assert pq.read_table(rejects)["document_id"].to_pylist() == ["d007"]
+        assert not list(tmp_path.rglob("answers/*"))
+    with acquire_output(str(tmp_path), IDENTITY) as output:
+        assert commit_all(output)["counts"]["rejects"] == 1
+    assert verify(str(tmp_path)).problems == []

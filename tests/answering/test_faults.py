@@ -33,7 +33,6 @@ from running import (
 from s3_server import S3Server, lake_with, on_s3, s3_server
 
 from qa_ray.answering.job import answer_documents
-from qa_ray.answering.part_files import finished_ids
 from qa_ray.answering.plan import make_plan
 from qa_ray.config import AnswerConfig
 from qa_ray.output.folder import inspect_output
@@ -107,7 +106,6 @@ def test_a_run_killed_at_random_moments_gives_the_answers_of_an_uninterrupted_ru
 def finished_windows(config: AnswerConfig) -> int:
     """The number of windows of the finished documents."""
     parts = f"{config.output}/_run/parts"
-    finished_ids(parts, "document_id")  # removes incomplete part files
     files = Path(parts).glob("*.parquet")
     windows = {row["document_id"]: row["num_windows"] for file in files for row in pq.read_table(file).to_pylist()}
     return sum(windows.values())

@@ -29,12 +29,13 @@ from running import (
 )
 
 from qa_ray.answering.job import answer_documents
-from qa_ray.answering.part_files import finished_ids
+from qa_ray.answering.part_files import finished_documents, list_parts, write_part
 from qa_ray.answering.plan import make_plan
 from qa_ray.config import AnswerConfig
 from qa_ray.errors import ModelError
 from qa_ray.io.document_table import unfinished_row_groups
-from qa_ray.output.folder import acquire_output, inspect_output
+from qa_ray.output.acquire import acquire_output
+from qa_ray.output.folder import inspect_output
 from qa_ray.schemas import PART
 
 NUM_DOCUMENTS = 40
@@ -89,10 +90,10 @@ def write_parts(config: AnswerConfig, answers: list[dict[str, Any]], ids: list[s
             own_answers = [row for row in answers if row["document_id"] == document["document_id"] in ids]
             num_windows = sum(row["num_windows"] for row in own_answers)
             row = {"answers": own_answers, "rejects": [], "num_tokens": 1, "num_windows": num_windows}
+            row["text_sha256"] = own_answers[0]["text_sha256"] if own_answers else None
             rows += [row | {name: document[name] for name in ("document_id", "length")}] if own_answers else []
         schema = pa.schema([("document_id", pa.string()), ("length", pa.int64()), *PART])
-        Path(output.parts).mkdir(exist_ok=True)
-        pq.write_table(pa.Table.from_pylist(rows, schema), Path(output.parts) / f"{ids[0]}.parquet")
+        write_part(output.parts, pa.Table.from_pylist(rows, schema))
     return sum(row["num_windows"] for row in rows)
 
 
@@ -103,13 +104,16 @@ def test_counts_add_up(job, uninterrupted):
     assert counts["windows"] == sum(row["num_windows"] for row in answers) == manifest["windows_this_run"]
     assert manifest["windows_per_second"] > 0
     (file,) = manifest["files"]["answers"]
-    assert (file["name"], file["rows"], manifest["files"]["rejects"]) == ("part-00000.parquet", len(PAIRS), [])
+    assert re.fullmatch(r"part-00000-[0-9a-f]{8}\.parquet", file["name"])
+    assert (file["rows"], manifest["files"]["rejects"]) == (len(PAIRS), [])
     content = (Path(job.output) / "answers" / file["name"]).read_bytes()
     assert (file["bytes"], file["sha256"]) == (len(content), hashlib.sha256(content).hexdigest())
     by_id = {document["document_id"]: document for document in documents()}
     for row in answers:
         document = by_id[row["document_id"]]
         assert row["length"] == document["length"]
+        assert row["text_sha256"] == hashlib.sha256(document["text"].encode()).hexdigest()
+        assert row["run_id"] == manifest["run_id"]
         assert document["text"][row["start_char"] : row["stop_char"]] == row["answer"]
 
 
@@ -193,7 +197,8 @@ def test_a_resumed_run_reads_only_row_groups_with_unfinished_documents(tmp_path:
         pq.write_table(pq.read_table(part), part, row_group_size=10)
     plan = make_plan(config)
     num_windows = write_parts(config, uninterrupted[1], [f"d{i:02}" for i in (*range(10, 20), 20, 21)])
-    finished = finished_ids(inspect_output(config.output, plan.identity).parts, "document_id")
+    parts = inspect_output(config.output, plan.identity).parts
+    finished = finished_documents(list_parts(parts, "document_id", plan.documents.hash_key))
     unfinished = [(group.path[-14:], group.number) for group in unfinished_row_groups(plan.documents, finished)]
     assert unfinished == [("part-0.parquet", 0), ("part-1.parquet", 1), ("part-1.parquet", 2)]
     manifest = answer_documents(config)

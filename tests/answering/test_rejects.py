@@ -155,7 +155,8 @@ def test_too_many_rejects_fail_the_job_and_a_higher_limit_commits_what_is_there(
         JobError,
         "2 of 6 questions (33.3%) were rejected (empty_text 1, unknown_document 1), more than "
         "limits.max_rejected_fraction=0.3; see ",
-        "/rejects', then fix the input or raise the limit and run the same command again: nothing is computed twice",
+        "; raise the limit and run the same command again, which computes nothing twice; or fix the input and give "
+        "another output, because another input is another run",
     ):
         answer_documents(config)
     assert not (Path(config.output) / "_SUCCESS").exists()

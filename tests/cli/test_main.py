@@ -2,6 +2,7 @@ import argparse
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -108,3 +109,54 @@ def test_the_reference_names_every_verb_option_and_exit_code():
     assert "`--version`" in text
     for code in re.findall(r"^  (\d+) ", EXIT_CODES, re.MULTILINE):
         assert f"| {code} |" in text
+
+
+FAKE_JOB = """\
+import sys
+from qa_ray.answering import job
+from qa_ray.cli.main import main
+counts = {"answers": 0, "rejects": 0, "documents": 0, "windows": 0, "tokens": 0}
+files = {f"exports/{i}": [] for i in range(2000)}
+job.answer_documents = lambda config: {"counts": counts, "files": files, "seconds": 0}
+sys.exit(main(["answer", *sys.argv[1:]]))
+"""
+
+
+@pytest.mark.parametrize("command", [["-c", FAKE_JOB, "config.yaml"], ["-m", "qa_ray", "init", "answer"]])
+def test_a_command_ends_quietly_if_the_reader_of_its_output_has_gone(tmp_path: Path, command: list[str]):
+    (tmp_path / "config.yaml").write_text("{documents: d, questions: q, output: o}")
+    with subprocess.Popen(
+        [sys.executable, *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tmp_path
+    ) as process:
+        assert process.stdout
+        process.stdout.close()  # as `| head` does once it has its lines
+        errors = process.communicate()[1]
+    assert (process.returncode, errors) == (141, b"")
+
+
+def raising(error: Exception) -> Callable[..., int]:
+    def verb(*arguments: object) -> int:
+        raise error
+
+    return verb
+
+
+def test_an_error_of_a_file_system_is_one_line_and_exits_with_1(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+):
+    monkeypatch.setitem(VERBS, "init", raising(OSError(28, "No space left on device")))
+    assert main(["init", "answer"]) == 1
+    message = "failed: storage: No space left on device; run the same command again to resume\n"
+    assert capfd.readouterr().err == message
+
+
+@pytest.mark.parametrize(
+    "error",
+    [BrokenPipeError(32, "Broken pipe"), ConnectionRefusedError(111, "refused"), ChildProcessError(10, "no child")],
+)
+def test_an_error_of_a_pipe_a_connection_or_a_process_is_not_called_a_storage_error(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setitem(VERBS, "init", raising(error))
+    with pytest.raises(type(error)):
+        main(["init", "answer"])

@@ -6,7 +6,7 @@ from typing import Any
 
 import networks
 import pytest
-from cluster_jobs import NUM_DOCUMENTS, ended, long_job, parts, report, start, submit, wait_until
+from cluster_jobs import DOCUMENTS, NUM_DOCUMENTS, ended, job_in, long_job, parts, report, start, submit, wait_until
 from models import save_model
 from ray_cluster import ray_cluster
 from running import kill_session, read_rows, write_config
@@ -49,7 +49,8 @@ def test_actors_run_only_on_nodes_with_the_resources_that_they_need(models: dict
     with ray_cluster() as cluster:
         path = write_config(tmp_path, job)
         refused = submit(cluster, path, "runner.wait_seconds=0")
-        assert "Ray has 3, 0 for actors on nodes with good" in " ".join(refused.stdout.split())
+        message = "Ray has 3 CPUs and 0 good on 2 nodes, the largest with 3 CPUs and 0 good, with room for 0 actors"
+        assert message in " ".join(refused.stdout.split())
         cluster.add_node(2, resources={"good": 1})
         cluster.wait_for_nodes(3)
         done = submit(cluster, path)
@@ -116,6 +117,30 @@ def test_workers_on_several_nodes_train_one_model(tmp_path: Path):
         assert done.returncode == 0, done.stdout + done.stderr
     assert manifest(config)["best"]["f1"] == 100
     assert manifest(config)["counts"]["training_questions"] == 3 * len(TEXTS)
+
+
+def test_actors_and_workers_get_no_more_cpus_than_one_node_has(models: dict[str, str], tmp_path: Path):
+    answering = job_in(tmp_path / "answering", models, runner={"device": "cpu", "dtype": "float32"})
+    training = training_job(tmp_path / "training", cpus_per_worker=None)
+    with ray_cluster(num_cpus=4) as cluster:
+        for number in (3, 4):
+            cluster.add_node(4)
+            cluster.wait_for_nodes(number)
+        for verb, config in ("answer", answering), ("finetune", training):
+            done = submit(cluster, "--job", verb, write_config(tmp_path, config))
+            assert done.returncode == 0, done.stdout + done.stderr
+    assert len(read_rows(answering, "answers")) == len(DOCUMENTS)
+    assert report(answering)["resources"]["cpus_per_actor"] == 4
+    assert manifest(training)["best"]["f1"] == 100
+
+
+def test_fine_tuning_waits_for_the_nodes_that_an_autoscaler_adds(tmp_path: Path):
+    config = training_job(tmp_path, workers=2)
+    with ray_cluster(num_cpus=0, autoscales=True) as cluster:
+        done = submit(cluster, "--job", "finetune", write_config(tmp_path, config))
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "waiting up to 600 s for nodes with room for 2 × 1 CPU" in done.stdout
+    assert manifest(config)["best"]["f1"] == 100
 
 
 def test_elastic_training_continues_when_a_node_is_lost(tmp_path: Path):

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from running import raises_error
 
-from qa_ray.config import AnswerConfig, PrepareConfig, read_config
+from qa_ray.config import AnswerConfig, FinetuneConfig, PrepareConfig, read_config
 from qa_ray.errors import ConfigError, InputError
 
 COMPLETE = "documents: d\nquestions: q\noutput: o\n"
@@ -59,6 +59,8 @@ def test_a_section_whose_lines_are_all_commented_out_is_all_defaults(write_confi
         ),
         ("runner.actors=[3, 1]", "[min, max] such as [1, 4], not [3, 1]"),
         ("runner.actors=all", "[min, max] such as [1, 4], not 'all'"),
+        ("runner.gpus_per_actor=1.5", "share of one GPU such as 0.5, or a whole number, not 1.5"),
+        ("runner.resources_per_actor={CPU: 2}", "Input should be custom resources; CPU is none: see cpus_per_actor"),
         ("runner.dtype=int8", "runner.dtype: Input should be 'auto', 'float32', 'bfloat16' or 'float16', not 'int8'"),
         ("columns.keep=title", "columns.keep: Input should be a valid list, not 'title'"),
         ("documents=2024-01-01", "documents: Input should be a valid string, not datetime.date(2024, 1, 1)"),
@@ -83,7 +85,7 @@ def test_a_wrong_setting_is_an_error_with_its_remedy(write_config, setting: str,
         ("documents: d: q", "not YAML (mapping values are not allowed here"),
         (b"documents: \xff", "cannot be read ('utf-8' codec can't decode byte 0xff"),
         (b"documents: \x00", "not YAML (unacceptable character #x0000"),
-        ("documents: d\n", "the setting 'questions' is missing; add it to the file or as questions=…; the setting"),
+        ("questions: d\n", "the setting 'documents' is missing; add it to the file or as documents=…; the setting"),
         (COMPLETE + "1: 2\n", "1: Keys should be strings, not 1"),
     ],
 )
@@ -100,6 +102,11 @@ def test_missing_files_folders_and_unknown_protocols_are_errors(tmp_path: Path):
         read_config(AnswerConfig, str(tmp_path))
     with raises_error(InputError, "Protocol not known: s4; use a local path or a URI such as s3://bucket/folder"):
         read_config(AnswerConfig, "s4://bucket/config.yaml")
+
+
+def test_a_pair_of_workers_begins_with_the_smaller_number(write_config):
+    with raises_error(ConfigError, "runner.workers: Input should be a number above 0, or [min, max] such as [1, 8]"):
+        read_config(FinetuneConfig, write_config(COMPLETE), ["runner.workers=[3, 1]"])
 
 
 def test_every_verb_checks_its_own_settings(write_config):

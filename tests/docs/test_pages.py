@@ -11,7 +11,7 @@ from qa_ray.config.load import known_keys
 REPOSITORY = Path(__file__).parents[2]
 PAGES = sorted(
     page.relative_to(REPOSITORY)
-    for pattern in ("*.md", "docs/**/*.md", "examples/**/*.md", "cluster/*.md", "qa_ray/assets/**/*.md")
+    for pattern in ("*.md", "docs/**/*.md", "examples/**/*.md", "cluster/*.md", ".github/*.md", "qa_ray/assets/**/*.md")
     for page in REPOSITORY.glob(pattern)
 )
 KEYS = {verb: set(known_keys(config)) for verb, config in CONFIGS.items()}
@@ -48,3 +48,11 @@ def test_settings_in_the_text_exist(page: Path) -> None:
     names = re.findall(rf"`((?:{'|'.join(SECTIONS)})\.\w+)(?:[=:][^`]*)?`", read(page))
     files = {"runner.py", "windows.py", "answers.py", "storage.py", "training.md"}
     assert [name for name in names if name not in ALL_KEYS | files] == []
+
+
+def test_the_security_policy_says_how_to_report_a_vulnerability_and_is_linked() -> None:
+    policy = read(Path(".github/SECURITY.md"))  # where GitHub looks for it
+    assert "**Report a vulnerability**" in policy
+    assert "@" not in policy
+    for page in ("README.md", "CONTRIBUTING.md", "cluster/SECURITY.md"):
+        assert ".github/SECURITY.md" in read(Path(page)), page

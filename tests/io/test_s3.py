@@ -17,7 +17,7 @@ from qa_ray.answering.job import answer_documents, check_job
 from qa_ray.config import AnswerConfig
 from qa_ray.errors import InputError, ModelError, OutputError
 from qa_ray.io.storage import configure_s3, create_text, read_text
-from qa_ray.output.folder import acquire_output
+from qa_ray.output.acquire import acquire_output
 from qa_ray.output.lease import Lease
 
 NUM_DOCUMENTS = 24

@@ -1,9 +1,12 @@
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import fsspec
 import pytest
+from huggingface_hub.errors import RevisionNotFoundError
 from running import fill, raises_error, small_disk, write_job
 from transformers import BertModel
 
@@ -102,6 +105,62 @@ def test_an_unknown_hub_id_is_reported(monkeypatch: pytest.MonkeyPatch):
     assert_refused(
         "no-such-org/no-such-model", "no such folder, and it cannot be downloaded from the hub (", "check the name"
     )
+
+
+class Hub:
+    """The hub with one repository, which takes the place of huggingface_hub.snapshot_download."""
+
+    def __init__(self, folder: str, revisions: set[str | None]):
+        self.folder, self.revisions = folder, revisions
+        self.asked: list[tuple[str, str | None]] = []
+
+    def __call__(self, repository: str, *, revision: str | None = None, allow_patterns: list[str]) -> str:
+        self.asked.append((repository, revision))
+        if revision not in self.revisions:
+            response: Any = SimpleNamespace(headers={}, request=None)
+            raise RevisionNotFoundError("404 Client Error.\n\nRevision Not Found for url", response=response)
+        return self.folder
+
+
+@pytest.fixture
+def hub(models: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Hub:
+    hub = Hub(models["bert"], {None, "v1.0", "refs/pr/7", "6c7a2b1"})
+    monkeypatch.setattr("huggingface_hub.snapshot_download", hub)
+    return hub
+
+
+@pytest.mark.parametrize(
+    ("name", "repository", "revision"),
+    [
+        ("org/name", "org/name", None),
+        ("org/name@v1.0", "org/name", "v1.0"),
+        ("name@6c7a2b1", "name", "6c7a2b1"),
+        ("org/a.b_c-d@refs/pr/7", "org/a.b_c-d", "refs/pr/7"),
+    ],
+)
+def test_a_hub_id_may_name_a_revision(hub: Hub, name: str, repository: str, revision: str | None):
+    assert open_checkpoint(name).name == name
+    assert hub.asked == [(repository, revision)]
+
+
+def test_an_unknown_revision_is_reported(hub: Hub):
+    assert_refused(
+        "org/name@v9",
+        "model 'org/name@v9': 'org/name' has no revision 'v9' on the hub; give a branch, a tag or a commit",
+    )
+
+
+@pytest.mark.parametrize("name", ["org/name@", "@v1.0", "org/name@v1@v2", "org/name@/v1", "org/name@v1/", "a/b/c@v1"])
+def test_a_revision_that_cannot_be_one_is_not_looked_up(hub: Hub, name: str):
+    assert_refused(name, "no such folder; give 'default', a folder, a URI or a hub id", "'org/name@revision'")
+    assert hub.asked == []
+
+
+def test_a_folder_with_an_at_sign_in_its_name_is_a_folder(hub: Hub, folder: Path, monkeypatch: pytest.MonkeyPatch):
+    folder.rename(folder.parent / "model@v1.0")
+    monkeypatch.chdir(folder.parent)
+    assert open_checkpoint("model@v1.0").folder == str(folder.parent / "model@v1.0")
+    assert hub.asked == []
 
 
 @pytest.mark.parametrize(

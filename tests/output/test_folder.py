@@ -12,7 +12,8 @@ from running import DOCUMENT, assert_nothing_lost, changed, fill, raises_error, 
 from qa_ray.answering.job import answer_documents
 from qa_ray.answering.plan import make_plan
 from qa_ray.errors import OutputError
-from qa_ray.output.folder import acquire_output, check_writable, inspect_output
+from qa_ray.output.acquire import acquire_output
+from qa_ray.output.folder import check_writable, inspect_output
 
 
 def test_an_output_of_another_run_is_refused_and_the_differences_are_named(tmp_path: Path, models):
@@ -51,13 +52,16 @@ def test_an_output_with_unknown_files_is_refused_and_left_unchanged(tmp_path: Pa
     with raises_error(OutputError, "thesis.doc' is a file; give a folder with output=…"):
         acquire_output(str(tmp_path / "thesis.doc"), {})
     assert os.listdir(tmp_path) == ["thesis.doc"]
-    (tmp_path / "thesis.doc").rename(tmp_path / "manifest.json")
-    for name in ("manifest.json", "_SUCCESS", "exports"):
+    (tmp_path / "thesis.doc").unlink()
+    for name in ("_SUCCESS", "exports"):
         (tmp_path / name).touch()
         with raises_error(
             OutputError, "holds results of an unknown run; give a new folder with output=… or remove them"
         ):
             acquire_output(str(tmp_path), {"model": "m"})
+    (tmp_path / "manifest.json").touch()
+    with raises_error(OutputError, "manifest.json' is not a manifest of qa-ray; restore it, or remove the output"):
+        acquire_output(str(tmp_path), {"model": "m"})
     with raises_error(OutputError, "has a question mark in its name; give another folder with output=…"):
         acquire_output(str(tmp_path / "what?"), {})
 
@@ -103,6 +107,7 @@ def test_an_output_that_cannot_be_written_is_reported(tmp_path: Path):
 
 
 def test_checking_that_an_output_is_writable_leaves_nothing_behind(tmp_path: Path):
+    check_writable(str(tmp_path / "no" / "such" / "out"))
     check_writable(str(tmp_path / "out"))
     check_writable(str(tmp_path))
     assert not list(tmp_path.rglob("*"))

@@ -4,17 +4,22 @@ import json
 import multiprocessing
 import os
 import signal
+import socket
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 from running import raises_error
 
 from qa_ray.errors import OutputError
+from qa_ray.io.storage import list_files
 from qa_ray.output import lease as lease_module
-from qa_ray.output.lease import Lease
+from qa_ray.output.lease import Lease, is_exclusive
 
 NO_SUCH_PID = 2**22 + 1
 
@@ -71,11 +76,82 @@ def test_a_lease_whose_holder_file_is_incomplete_is_taken_over(tmp_path: Path):
 
 def test_a_live_run_on_another_host_is_recognized_by_its_heartbeat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     lease = Lease(str(tmp_path))
-    monkeypatch.setattr(lease_module, "_this_host", lambda: "another")
-    with raises_error(OutputError, f"is being written by a live run (process {os.getpid()} on "):
+    monkeypatch.setattr(lease_module, "_this_machine", lambda: "another")
+    with raises_error(
+        OutputError, f"is being written by a live run (process {os.getpid()} on {socket.gethostname()}); wait for it"
+    ):
         Lease(str(tmp_path))
     lease.release()
     Lease(str(tmp_path)).release()
+
+
+@pytest.fixture
+def boot(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
+    """Boots this machine again, or another of its name: a function of the boot id."""
+
+    def boot(boot_id: str) -> None:
+        file = tmp_path_factory.mktemp("proc") / "boot_id"
+        file.write_text(f"{boot_id}\n")
+        monkeypatch.setattr(lease_module, "BOOT_ID", file)
+        lease_module._this_machine.cache_clear()
+
+    yield boot
+    lease_module._this_machine.cache_clear()
+
+
+def test_a_live_run_on_another_host_of_the_same_name_is_not_taken_for_a_dead_process(
+    tmp_path: Path, boot: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+):
+    boot("one")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "getpid", lambda: NO_SUCH_PID)  # as it is on the other host
+        lease = Lease(str(tmp_path))
+    boot("another")
+    with raises_error(OutputError, f"is being written by a live run (process {NO_SUCH_PID} on {socket.gethostname()})"):
+        Lease(str(tmp_path))
+    boot("one")
+    assert lease.holder.is_gone()
+    lease.release()
+
+
+@pytest.mark.parametrize("platform", ["linux", "darwin"])
+def test_without_proc_a_process_is_recognized_where_the_hardware_has_an_address(
+    tmp_path: Path, boot: Callable[[str], None], monkeypatch: pytest.MonkeyPatch, platform: str
+):
+    boot("one")
+    monkeypatch.setattr(lease_module, "PID_NAMESPACE", tmp_path / "nothing")
+    monkeypatch.setattr(sys, "platform", platform)
+    machine = lease_module._this_machine()
+    assert machine == lease_module._this_machine()
+    lease_module._this_machine.cache_clear()  # in another process
+    assert (machine == lease_module._this_machine()) == (platform == "darwin")
+
+
+class HttpError(Exception):
+    """What gcsfs raises is no OSError."""
+
+
+@pytest.mark.parametrize(("name", "most"), [("write_text", 5), ("list_names", 1000)])
+def test_the_heartbeat_survives_every_error_of_the_storage(
+    tmp_path: Path, name: str, most: int, monkeypatch: pytest.MonkeyPatch
+):
+    lease, operation, failures = Lease(str(tmp_path)), getattr(lease_module, name), []
+
+    def failing(*values: Any) -> Any:
+        if threading.current_thread() is lease._heartbeat_thread and len(failures) < most:
+            failures.append(HttpError("503 Service Unavailable"))
+            raise failures[-1]
+        return operation(*values)
+
+    monkeypatch.setattr(lease_module, name, failing)
+    lease._heartbeat_thread.join(timeout=1)
+    assert lease._heartbeat_thread.is_alive()
+    assert failures
+    with raises_error(OutputError, "is being written by a live run"):  # by its heartbeat, as seen from another host
+        monkeypatch.setattr(lease_module, "_this_machine", lambda: "another")
+        Lease(str(tmp_path))
+    lease.check()
+    lease.release()
 
 
 @pytest.fixture(params=["at a terminal", "in the background"])
@@ -133,3 +209,36 @@ def test_of_runs_that_start_at_the_same_moment_one_acquires_the_lease(tmp_path: 
     assert sorted(outcomes.get(timeout=60) for _ in runs) == ["acquired"] + ["refused"] * 3
     for run in runs:
         run.join()
+
+
+class Overwriting(MemoryFileSystem):
+    """An S3 server that ignores If-None-Match."""
+
+    protocol = "overwriting"
+
+    def pipe_file(self, path: Any, value: Any, mode: str = "overwrite", **options: Any) -> Any:
+        return super().pipe_file(path, value, "overwrite", **options)
+
+
+class Generic(MemoryFileSystem):
+    """A file system that looks for a file, then writes it, as all do that do not override fsspec's pipe_file."""
+
+    protocol = "generic"
+    pipe_file = fsspec.AbstractFileSystem.pipe_file  # pyright: ignore[reportAssignmentType]
+
+
+@pytest.mark.parametrize(
+    ("output", "expected"),
+    [
+        ("LOCAL", True),
+        ("memory://exclusive/out", True),
+        ("overwriting://exclusive/out", False),
+        ("generic://exclusive/out", False),
+    ],
+)
+def test_storage_that_does_not_create_files_exclusively_is_recognized(tmp_path: Path, output: str, expected: bool):
+    for filesystem in (Overwriting, Generic):
+        fsspec.register_implementation(filesystem.protocol, filesystem, clobber=True)
+    output = output.replace("LOCAL", str(tmp_path))
+    assert is_exclusive(output) is expected
+    assert list_files(f"{output}/_run", "output") == []  # the probe is removed

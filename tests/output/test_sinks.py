@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from running import DOCUMENT, changed, not_utf8, one_of, raises_error, read_rows, small_disk, write_job
 
@@ -18,14 +19,14 @@ from qa_ray.answering.plan import make_plan
 from qa_ray.errors import ConfigError, OutputError
 from qa_ray.log import LOG
 from qa_ray.output import sinks
-from qa_ray.output.sinks import SINKS, AnswerSinks, JsonLines, check_formats, remove_answers
+from qa_ray.output.sinks import SINKS, JsonLines, ParquetSink, TableSink, answer_formats, check_formats
 from qa_ray.schemas import ANSWERS
 
 PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "add-a-sink.md"
 SPAN = {"answer": "Ada, „Vane“\n", "start_char": 0, "stop_char": 9, "score": 0.5}
 ROW = {
     "document_id": "a", "question_id": "q", "question": "谁？", **SPAN, "no_answer_score": None, "n_best": [SPAN],
-    "snippet": "x\u2028y", "num_windows": 1, "model_fingerprint": "m",
+    "snippet": "x\u2028y", "num_windows": 1, "model_fingerprint": "m", "run_id": "r", "text_sha256": "t",
 }  # fmt: skip
 NO_ANSWER = dict.fromkeys(ROW) | {"document_id": "b", "question_id": "q", "n_best": []}
 
@@ -36,14 +37,15 @@ def read_jsonl(folder: Path) -> list[dict[str, Any]]:
 
 
 def test_json_lines_keep_nulls_lists_and_any_text(tmp_path: Path):
-    sink = JsonLines(f"{tmp_path}/out", "part")
+    sink = JsonLines(f"{tmp_path}/out", "part-0")
     sink.write(pa.Table.from_pylist([ROW, NO_ANSWER], ANSWERS))
-    sink.close()
+    assert not list((tmp_path / "out").glob("part-0*"))  # not before it is complete
+    files = sink.close()
     assert read_jsonl(tmp_path / "out") == [ROW, NO_ANSWER]
-    content = (tmp_path / "out" / "part-00000.jsonl").read_bytes()
+    content = (tmp_path / "out" / "part-0.jsonl").read_bytes()
     assert "谁？" in content.decode()
     digest = hashlib.sha256(content).hexdigest()
-    assert sink.files == [{"name": "part-00000.jsonl", "rows": 2, "bytes": len(content), "sha256": digest}]
+    assert files == [{"name": "part-0.jsonl", "rows": 2, "bytes": len(content), "sha256": digest}]
 
 
 def test_json_lines_write_values_that_json_lacks(tmp_path: Path):
@@ -62,7 +64,7 @@ def test_json_lines_write_values_that_json_lacks(tmp_path: Path):
             "kind": pa.DictionaryArray.from_arrays([0], not_utf8(b"\xe9")),
         }
     )
-    sink = JsonLines(f"{tmp_path}/out", "part")
+    sink = JsonLines(f"{tmp_path}/out", "part-0")
     sink.write(table)
     sink.close()
     assert read_jsonl(tmp_path / "out") == [
@@ -81,29 +83,40 @@ def test_json_lines_write_values_that_json_lacks(tmp_path: Path):
     ]
 
 
-def test_every_format_has_the_same_rows_in_the_same_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(sinks, "ROWS_PER_FILE", 3)
+def test_every_format_has_the_same_rows_in_a_file_of_the_same_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(sinks, "ROWS_PER_TEXT", 2)
-    answers = AnswerSinks(str(tmp_path), ["jsonl", "jsonl"])
+    answers = TableSink(str(tmp_path), "part-7", answer_formats(["jsonl", "jsonl"]))
     for num_rows in (2, 0, 4, 1):
         answers.write(pa.Table.from_pylist([ROW] * num_rows, ANSWERS))
-    answers.close()
     assert answers.num_rows == 7
-    assert {folder: [file["rows"] for file in files] for folder, files in answers.files.items()} == {
-        "answers": [6, 1],
-        "exports/jsonl": [6, 1],
+    assert {folder: [(file["name"], file["rows"]) for file in files] for folder, files in answers.close().items()} == {
+        "answers": [("part-7.parquet", 7)],
+        "exports/jsonl": [("part-7.jsonl", 7)],
     }
     assert read_jsonl(tmp_path / "exports" / "jsonl") == [ROW] * 7
-    remove_answers(str(tmp_path))
-    assert list(tmp_path.iterdir()) == []
+    assert pq.read_table(tmp_path / "answers").to_pylist() == [ROW] * 7
 
 
-def test_without_a_row_there_is_no_folder(tmp_path: Path):
-    answers = AnswerSinks(str(tmp_path), ["jsonl"])
+def test_without_a_row_there_is_no_file_and_no_folder(tmp_path: Path):
+    answers = TableSink(str(tmp_path), "part-0", answer_formats(["jsonl"]))
     answers.write(ANSWERS.empty_table())
-    answers.close()
-    assert answers.files == {"answers": [], "exports/jsonl": []}
+    assert answers.close() == {"answers": [], "exports/jsonl": []}
     assert list(tmp_path.iterdir()) == []
+
+
+def test_row_groups_are_filled_across_tables_and_bounded_in_rows_and_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(sinks, "ROWS_PER_GROUP", 10)
+    sink = ParquetSink(str(tmp_path), "part-0")
+    for num_rows in (4, 25, 4):
+        sink.write(pa.Table.from_pylist([ROW] * num_rows, ANSWERS))
+    monkeypatch.setattr(sinks, "BYTES_PER_GROUP", 100_000)
+    for _ in range(3):
+        sink.write(pa.Table.from_pylist([ROW | {"snippet": "x" * 60_000}], ANSWERS))
+    sink.close()
+    footer = pq.read_metadata(tmp_path / "part-0.parquet")
+    assert [footer.row_group(i).num_rows for i in range(footer.num_row_groups)] == [10, 10, 10, 5, 1]
 
 
 def test_a_full_disk_is_an_output_error(tmp_path: Path):
@@ -138,11 +151,11 @@ def example() -> Any:
 
 
 def test_the_example_repairs_strings_that_are_not_utf_8(tmp_path: Path, example: Any):
-    sink = example(f"{tmp_path}/out", "part")
+    sink = example(f"{tmp_path}/out", "part-0")
     sink.write(pa.table({"document_id": not_utf8(b"Caf\xe9"), "question_id": ["q"], "answer": ['"Ada",\nVane']}))
     sink.write(pa.table({"document_id": ["b"], "question_id": ["q"], "answer": pa.nulls(1, pa.string())}))
     sink.close()
-    with (tmp_path / "out" / "part-00000.csv").open(encoding="utf-8", newline="") as file:
+    with (tmp_path / "out" / "part-0.csv").open(encoding="utf-8", newline="") as file:
         header, *rows = csv.reader(file)
     assert header == list(example.columns)
     assert rows == [["Caf\ufffd", "q", '"Ada",\nVane'], ["b", "q", ""]]
@@ -162,7 +175,8 @@ def test_a_job_exports_with_a_sink_added_to_the_table(
     config = write_job(tmp_path, models["bert"], documents, questions, export=["csv", "jsonl"])
     manifest = answer_documents(config)
     exports, answers = Path(config.output) / "exports", read_rows(config, "answers")
-    with (exports / "csv" / "part-00000.csv").open(encoding="utf-8", newline="") as file:
+    (name,) = (file["name"] for file in manifest["files"]["exports/csv"])
+    with (exports / "csv" / name).open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     by_id = sorted(rows, key=lambda row: row["document_id"])
     assert by_id == [{name: row[name] for name in ("document_id", "question_id", "answer")} for row in answers]

@@ -1,5 +1,7 @@
 """Read tasks of a run, without Ray: row groups are packed into tasks, tasks yield tables."""
 
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -8,9 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from models import TEXT
-from running import write_job
+from running import raises_error, write_job
+from stuck_file import stuck_file
 
 from qa_ray.answering.plan import make_plan
+from qa_ray.errors import InputError
 from qa_ray.io import document_table
 from qa_ray.io.document_table import DocumentTable, RowGroup, open_documents, sample
 from qa_ray.runtime import datasource
@@ -117,3 +121,50 @@ def test_a_plan_without_a_sample_estimates_windows_from_the_mean_document_length
     monkeypatch.setattr(document_table, "MAX_SAMPLED_PAGE_BYTES", 0)
     estimated = make_plan(config)
     assert sampled.num_windows / 3 < estimated.num_windows < sampled.num_windows * 3
+
+
+@pytest.mark.parametrize("limit", [1, 1_000_000])
+def test_a_read_that_is_stuck_raises_an_error_with_its_place(
+    lake: DocumentTable, limit: int, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(datasource, "TASK_BYTES", limit)
+    with (
+        stuck_file(Path(lake.uri) / "part-07.parquet"),
+        raises_error(
+            InputError,
+            f"documents: row group 0 of '{lake.uri}/part-07.parquet' gave no row for limits.block_timeout_s=0.5 "
+            "seconds; check its file system, or raise the limit, and run the same command again: finished documents "
+            "are kept",
+        ),
+    ):
+        for task in DocumentDatasource(lake, lake.row_groups, STORAGE, timeout_s=0.5).get_read_tasks(1):
+            list(task())
+
+
+def test_the_error_of_a_stuck_read_names_the_row_group(lake: DocumentTable, monkeypatch: pytest.MonkeyPatch):
+    """Two batches of one row are read before the file system stops, of row groups of two rows each."""
+    ended = threading.Event()
+    groups = [group for group in lake.row_groups if group.path.endswith("part-00.parquet")]
+    for num_read, number in ((0, 0), (1, 0), (2, 1), (4, 2)):
+
+        def read_row_groups(*args: object, num_read: int = num_read) -> Iterator[pa.RecordBatch]:
+            yield from [pa.record_batch({"text": ["-"]})] * num_read
+            ended.wait()
+
+        monkeypatch.setattr(datasource, "read_row_groups", read_row_groups)
+        (task,) = DocumentDatasource(lake, groups, STORAGE, timeout_s=0.1).get_read_tasks(1)
+        with raises_error(InputError, f"documents: row group {number} of '{groups[0].path}' gave no row"):
+            list(task())
+    ended.set()
+
+
+def test_a_read_in_time_gives_the_same_rows_and_errors(lake: DocumentTable):
+    tasks = DocumentDatasource(lake, lake.row_groups, STORAGE, timeout_s=60).get_read_tasks(1)
+    rows = pa.concat_tables(block for task in tasks for block in task()).to_pylist()
+    tasks = DocumentDatasource(lake, lake.row_groups, STORAGE).get_read_tasks(1)
+    assert rows == pa.concat_tables(block for task in tasks for block in task()).to_pylist()
+    (Path(lake.uri) / "part-07.parquet").write_bytes(b"PAR1, but no more")
+    for timeout_s in (None, 60):
+        with raises_error(InputError, "part-07.parquet"):
+            for task in DocumentDatasource(lake, lake.row_groups, STORAGE, timeout_s).get_read_tasks(1):
+                list(task())

@@ -24,6 +24,10 @@ def chained(error: Exception, cause: Exception) -> Exception:
 
 MESSAGE = "documents: no column 'text'"
 ADVICE = "\nFailed to apply UDF transform after 1/1 attempts (total backoff 0.0s).\nTo change retry attempts, configure"
+S3_ADVICE = ADVICE.replace("\nTo", "\nThis looks like an AWS S3 permissions error. Make sure your credentials\nTo")
+DURING_HANDLING = (
+    "\n\nDuring handling of the above exception, another exception occurred:\n\nTraceback (most recent call last):\n"
+)
 WRAPPED = {
     "a task's error": task_error(InputError(MESSAGE), f"qa_ray.errors.InputError: {MESSAGE}"),
     "the class that Ray makes of both": task_error(InputError(MESSAGE), MESSAGE).as_instanceof_cause(),
@@ -37,6 +41,18 @@ WRAPPED = {
     "Ray Train's controller": ControllerError(chained(RuntimeError("failed"), InputError(MESSAGE))),
     "an actor's constructor, as text": ActorDiedError(
         task_error(ValueError(), f"qa_ray.errors.ModelError: an earlier one\n\nqa_ray.errors.InputError: {MESSAGE}")
+    ),
+    "text, before another traceback": ActorDiedError(
+        task_error(KeyError("x"), f"qa_ray.errors.InputError: {MESSAGE}{DURING_HANDLING}  File \"y.py\"\nKeyError: 'x'")
+    ),
+    "text, before a sentence of Ray's": ActorDiedError(
+        task_error(ValueError(), f"qa_ray.errors.InputError: {MESSAGE}\nThe actor never ran - it was cancelled.")
+    ),
+    "text, after an earlier error with Ray Data's advice": ActorDiedError(
+        task_error(
+            ValueError(),
+            f"qa_ray.errors.ModelError: an earlier one{S3_ADVICE}{DURING_HANDLING}qa_ray.errors.InputError: {MESSAGE}",
+        )
     ),
 }
 
@@ -60,6 +76,8 @@ def test_a_message_of_several_lines_becomes_one_line():
         (task_error(KeyError("x"), "KeyError: 'x'"), "KeyError: 'x'"),
         (task_error(KeyError("x"), "KeyError: 'x'").as_instanceof_cause(), "KeyError: 'x'"),
         (task_error(KeyError("x"), f"KeyError: 'x'{ADVICE}"), "KeyError: 'x';"),
+        (task_error(KeyError("x"), f"KeyError: 'x'{S3_ADVICE}"), "KeyError: 'x';"),
+        (task_error(EOFError(), f"KeyError: 'x'{ADVICE}{DURING_HANDLING}EOFError: end"), "EOFError: end;"),
         (WorkerCrashedError(), "ray.exceptions.WorkerCrashedError: The worker died unexpectedly while executing "),
         (OSError(28, "No space left on device"), "OSError: [Errno 28] No space left on device"),
         (WorkerGroupError("failed", {1: FloatingPointError("not finite"), 0: EOFError()}), "FloatingPointError: not "),

@@ -40,6 +40,18 @@ def test_documents_are_waiting_between_tokenizing_and_answering(stats: RunStats)
     assert counts.busy_share["answer-1"] > counts.busy_share["tokenize-1"] > 0
 
 
+def test_the_reason_to_stop_says_how_to_go_on_and_that_another_input_is_another_run(stats: RunStats):
+    answer, reject = stats.register("answer"), {"reason": "empty_text", "detail": "document 'd7' has an empty text"}
+    stats.add_block(answer, 5, 0, [reject] * 5, {}, 7)
+    assert stats.abort_reason() is None
+    stats.add_block(answer, 1, 0, [reject], {}, 7)
+    assert stats.abort_reason() == (
+        "6 of 10 questions were rejected already (empty_text 6), more than limits.max_rejected_fraction=0.5; the last "
+        "one: document 'd7' has an empty text; raise the limit and run the same command again: finished documents are "
+        "kept; or fix the input and give a new output folder, because another input is another run"
+    )
+
+
 def test_the_time_of_a_nested_stage_is_not_counted_twice():
     stopwatch = Stopwatch()
     with stopwatch.stage("outer"):

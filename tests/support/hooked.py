@@ -1,8 +1,10 @@
-"""Runs an answer job whose workers are patched: python hooked.py poison|record CONFIG."""
+"""Runs an answer job whose workers are patched: python hooked.py poison|stall|record CONFIG."""
 
+import ctypes
 import importlib.util
 import os
 import sys
+import time
 import zlib
 from collections.abc import Callable
 from importlib.abc import MetaPathFinder
@@ -33,14 +35,19 @@ def when_imported(name: str, patch: Callable[[ModuleType], None]) -> None:
 
 
 def poison() -> None:
-    """Makes a worker process abort, as by a crash in native code, on documents whose text says so."""
+    """Makes a worker process abort, as by a crash in native code, or its GPU fail, on documents whose text says so."""
 
     def poison_reader(module: Any) -> None:
         read = module.Reader.read
+        has_failed = False
 
         def deadly_read(self, documents, *rest):
+            nonlocal has_failed
             if any("deadly to read" in document.text for document in documents):
                 os.abort()
+            has_failed |= any("deadly to the GPU" in document.text for document in documents)
+            if has_failed:  # every later call fails, too
+                raise module.torch.AcceleratorError("CUDA error: device-side assert triggered")
             return read(self, documents, *rest)
 
         module.Reader.read = deadly_read
@@ -57,6 +64,34 @@ def poison() -> None:
 
     when_imported("qa_ray.inference.reader", poison_reader)
     when_imported("qa_ray.model.tokenizer", poison_tokenizer)
+
+
+def stall() -> None:
+    """Makes a worker block on documents whose text says so: asleep, frozen in native code, or for a second a batch."""
+
+    def stall_reader(module: Any) -> None:
+        read = module.Reader.read
+
+        def stalled_read(self, documents, settings, on_batch):
+            if any("stuck while it is read" in document.text for document in documents):
+                time.sleep(1_000)
+            is_slow = any("a second for each of its windows" in document.text for document in documents)
+            return read(self, documents, settings, lambda size: (time.sleep(is_slow), on_batch(size)))
+
+        module.Reader.read = stalled_read
+
+    def stall_tokenizer(module: Any) -> None:
+        tokenize = module.Tokenizer.__call__
+
+        def stalled_tokenize(self, text):
+            if "frozen while it is tokenized" in text:
+                ctypes.PyDLL(None).sleep(1_000)
+            return tokenize(self, text)
+
+        module.Tokenizer.__call__ = stalled_tokenize
+
+    when_imported("qa_ray.inference.reader", stall_reader)
+    when_imported("qa_ray.model.tokenizer", stall_tokenizer)
 
 
 def record() -> None:

@@ -35,7 +35,7 @@ from qa_ray.config import FinetuneConfig, check_config
 from qa_ray.errors import ConfigError, InputError, ModelError, OutputError
 from qa_ray.evaluation.evaluate import evaluate
 from qa_ray.model.checkpoint import open_checkpoint
-from qa_ray.output.folder import acquire_output
+from qa_ray.output.acquire import acquire_output
 from qa_ray.schemas import QUESTIONS
 from qa_ray.training.job import finetune
 from qa_ray.training.labeled_data import label_data

@@ -82,6 +82,32 @@ def test_a_step_does_not_depend_on_its_division_into_batches(checkpoints: dict[s
     assert torch.quantile((weights(trainers[0]) - weights(trainers[1])).abs(), 0.99) < 1e-6
 
 
+class Recorded(torch.nn.Module):
+    """A model that keeps the logits it returned."""
+
+    def __init__(self, model: torch.nn.Module):
+        super().__init__()
+        self.model, self.logits = model, []
+
+    def forward(self, *inputs: Any) -> Any:
+        logits = self.model(*inputs)
+        self.logits += [logits_N.detach() for logits_N in logits]
+        return logits
+
+
+@pytest.mark.parametrize("family", TEST_FAMILIES)
+def test_logits_are_float32_and_not_rounded_when_training_computes_in_bfloat16(
+    checkpoints: dict[str, str], family: str
+):
+    trainer = make_trainer(checkpoints[family], dtype="bfloat16")
+    recorded = trainer.model = Recorded(trainer.model)
+    trainer.step(batches(checkpoints[family], 12), 12, 0.0, (0, 0))
+    assert len(recorded.logits) == 2
+    for logits_N in recorded.logits:
+        assert logits_N.dtype == torch.float32
+        assert not torch.equal(logits_N, logits_N.bfloat16().float()), "logits are rounded, which makes ties"
+
+
 @pytest.mark.parametrize("family", TEST_FAMILIES)
 def test_gradient_checkpointing_does_not_change_the_losses(checkpoints: dict[str, str], family: str):
     trainers = [make_trainer(checkpoints[family], gradient_checkpointing=value) for value in (False, True)]
@@ -131,7 +157,7 @@ def test_a_gradient_that_is_not_finite_is_an_error_and_leaves_the_weights_unchan
     before = weights(trainer)
     with torch.no_grad():
         trainer.pretrained.qa_outputs.bias[0] = torch.nan
-    with pytest.raises(FloatingPointError, match=r"training\.dtype=float32"):
+    with pytest.raises(FloatingPointError, match="the gradient is not finite"):
         trainer.step(batches(checkpoints["bert"], 12), 12, 0.0, (0, 0))
     assert torch.equal(weights(trainer)[:-2], before[:-2])
 

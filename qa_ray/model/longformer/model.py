@@ -95,7 +95,8 @@ class LongformerQA(nn.Module):
             else:
                 x_ND = _layer(layer, x_ND, layer_blocks)
         # In float32: rounded to bfloat16, many of a window's logits would be equal.
-        logits_N2 = linear(x_ND.float(), self.qa_outputs.weight.float(), self.qa_outputs.bias.float())
+        with torch.autocast(x_ND.device.type, enabled=False):
+            logits_N2 = linear(x_ND.float(), self.qa_outputs.weight.float(), self.qa_outputs.bias.float())
         start_logits_N, end_logits_N = logits_N2.unbind(-1)
         return start_logits_N, end_logits_N
 
