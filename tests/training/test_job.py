@@ -108,7 +108,7 @@ def test_the_answer_job_reaches_the_figures_of_the_best_validation(
     question_table = pa.Table.from_pylist(questions, QUESTIONS)
     job = write_job(tmp_path, f"{base['output']}/model", documents, question_table)
     answer_documents(job)
-    scores = evaluate(job.output, job.questions, "cmrc").overall
+    scores = evaluate(job.output, f"{tmp_path}/questions", "cmrc").overall
     assert (scores.exact_match, scores.f1) == (manifest["best"]["exact_match"], manifest["best"]["f1"])
     assert len(read_rows(job, "answers")) == 18
 
