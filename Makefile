@@ -5,7 +5,7 @@
 # make test          the tests, in two processes; the wheel and the sdist are among them
 # make coverage      the same tests, with a table of the lines of qa_ray that no test ran in its own process
 # make test-package  only the wheel and the sdist, each installed and used outside the repository
-# make test-faults   the slow tests: processes, nodes and servers are killed; more than half an hour
+# make test-faults   the slow tests: processes, nodes and servers are killed or suspended; more than an hour
 # make test-cluster  the slow tests on a cluster of real nodes
 # make bench         speed beside transformers and Haystack; run nothing else on the machine
 # make docs          the documentation site in build/site; warnings are errors
@@ -58,7 +58,7 @@ test-package: install
 	$(PYTEST) --durations=0 tests/packaging
 
 test-faults: install .swift/installed
-	$(PYTEST) -m slow -s --durations=0 tests/answering/test_faults.py
+	$(PYTEST) -m slow -s --durations=0 tests/answering/test_faults.py tests/output/test_publish.py
 
 test-cluster: install
 	$(PYTEST) -m "slow or not slow" -s --durations=0 tests/cluster

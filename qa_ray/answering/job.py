@@ -39,7 +39,7 @@ from qa_ray.model.runner import BATCH_TOKENS
 from qa_ray.output.acquire import acquire_output, check_same_previous
 from qa_ray.output.folder import OutputFolder, check_writable, inspect_output
 from qa_ray.output.sinks import check_formats, exported_formats
-from qa_ray.runtime.datasource import DocumentDatasource
+from qa_ray.runtime.datasource import DocumentDatasource, stuck_read
 from qa_ray.runtime.failures import explained
 from qa_ray.runtime.progress import show_progress
 from qa_ray.runtime.resources import Resources, allocate_resources
@@ -162,6 +162,9 @@ def run(
         for _ in dataset.iter_batches(batch_size=None, prefetch_batches=0):
             pass  # the actors write the part files
     counts = poll()
+    if counts.stuck_reads:
+        places = f"{len(counts.stuck_reads)} reads, of which {counts.stuck_reads[0]}" if counts.stuck_reads[1:] else ""
+        raise stuck_read(places or counts.stuck_reads[0], plan.config.limits.block_timeout_s)
     batch_tokens = plan.config.runner.batch_tokens or BATCH_TOKENS[resources.device]
     if 0 < counts.batch_tokens < batch_tokens:
         LOG.warning(
@@ -188,7 +191,7 @@ def answered_dataset(
     context.execution_no_progress_timeout_s = MAX_BLOCK_SECONDS
     shared = {"stats": stats, "crash_guard": run_on_driver_node(CrashGuard).remote()}
     storage, timeout_s = plan.config.storage.model_dump(), plan.config.limits.block_timeout_s
-    documents = DocumentDatasource(plan.documents, row_groups, storage, timeout_s)
+    documents = DocumentDatasource(plan.documents, row_groups, storage, timeout_s, stats)
     return (
         ray.data.read_datasource(documents, override_num_blocks=len(documents.tasks))
         .repartition(target_num_rows_per_block=plan.rows_per_block(resources.device, resources.max_actors))

@@ -52,6 +52,11 @@ class RowGroup(NamedTuple):
     text_bytes: int
     num_bytes: int  # of all columns
 
+    @property
+    def place(self) -> str:
+        """Where it is, for messages."""
+        return f"row group {self.number} of {self.path!r}"
+
 
 @dataclass(frozen=True)
 class DocumentTable:

@@ -31,8 +31,9 @@ READ_THREADS = 8  # opening a file on an object store is mostly waiting
 class DocumentDatasource(Datasource):
     """The ids, texts, passed-through columns and lists of questions of the documents in ``row_groups``.
 
-    ``storage`` holds the arguments of configure_s3. A read task raises an InputError if it reads nothing for
-    ``timeout_s``; None: it waits.
+    ``storage`` holds the arguments of configure_s3. A read task that reads nothing for ``timeout_s`` (None: it waits)
+    reports the place to the RunStats actor ``stats`` and ends without the rest of its rows; without such an actor it
+    raises an InputError.
     """
 
     def __init__(
@@ -41,9 +42,10 @@ class DocumentDatasource(Datasource):
         row_groups: Sequence[RowGroup],
         storage: dict[str, Any],
         timeout_s: float | None = None,
+        stats: Any = None,
     ):
         super().__init__()
-        self._documents, self._storage, self._timeout_s = documents, storage, timeout_s
+        self._documents, self._storage, self._timeout_s, self._stats = documents, storage, timeout_s, stats
         # Longest documents first, as far as footers tell, so that no actor is left alone with one at the end.
         self.tasks = sorted(pack_row_groups(row_groups), key=_length_class, reverse=True)
 
@@ -61,9 +63,10 @@ class DocumentDatasource(Datasource):
         """One read task for each element of ``tasks``; ``parallelism`` is ignored."""
         documents = self._documents
         columns = [documents.id_column, documents.text_column, *documents.passed_through]
+        options = documents.lists, self._storage, self._timeout_s, self._stats
         return [
             ReadTask(
-                partial(_read, documents.uri, groups, columns, documents.lists, self._storage, self._timeout_s),
+                partial(_read, documents.uri, groups, columns, *options),
                 BlockMetadata(
                     num_rows=sum(group.num_rows for group in groups),
                     size_bytes=sum(group.num_bytes for group in groups),
@@ -102,17 +105,18 @@ def _read(
     lists: QuestionLists | None,
     storage: dict[str, Any],
     timeout_s: float | None,
+    stats: Any,
 ) -> Iterator[pa.Table]:
     configure_s3(**storage)
     files = [list(groups) for _, groups in groupby(row_groups, key=lambda group: group.path)]
     batches = _read_files(uri, files, columns, lists)
     if timeout_s is not None:
-        batches = _in_time(batches, row_groups, timeout_s)
+        batches = _in_time(batches, row_groups, timeout_s, stats)
     if len(files) == 1:
         for batch in batches:
             yield pa.Table.from_batches([batch])
-    else:
-        yield pa.Table.from_batches(list(batches))
+    elif all_batches := list(batches):
+        yield pa.Table.from_batches(all_batches)
 
 
 def _read_files(
@@ -127,15 +131,15 @@ def _read_files(
 
 
 def _in_time(
-    batches: Iterator[pa.RecordBatch], row_groups: list[RowGroup], timeout_s: float
+    batches: Iterator[pa.RecordBatch], row_groups: list[RowGroup], timeout_s: float, stats: Any
 ) -> Iterator[pa.RecordBatch]:
     """The batches of these row groups, read in other threads: one that a file system never answers is left behind.
 
-    The process goes on, so that the error can name the place, and it need not end: often it could not, since the kernel
-    waits for some file systems even when a process is killed.
+    The process goes on, so that the place can be named, and it need not end: often it could not, since the kernel waits
+    for some file systems even when a process is killed.
 
     Raises:
-        InputError: no batch came for ``timeout_s``.
+        InputError: no batch came for ``timeout_s``, and there is no ``stats`` actor to report it to.
     """
     stops = np.cumsum([group.num_rows for group in row_groups])
     num_rows = 0
@@ -146,15 +150,22 @@ def _in_time(
         thread.join(timeout_s)
         if thread.is_alive():
             group = row_groups[min(int(np.searchsorted(stops, num_rows, side="right")), len(row_groups) - 1)]
-            raise InputError(
-                f"documents: row group {group.number} of {group.path!r} gave no row for limits.block_timeout_s="
-                f"{timeout_s:g} seconds; check its file system, or raise the limit, and run the same command again: "
-                "finished documents are kept"
-            )
+            if stats is None:
+                raise stuck_read(group.place, timeout_s)
+            stats.add_stuck_read.remote(group.place)
+            return
         if (batch := result.result()) is None:
             return
         yield batch
         num_rows += batch.num_rows
+
+
+def stuck_read(place: str, timeout_s: float | None) -> InputError:
+    """The error for reads that gave no row in time; ``place`` names them."""
+    return InputError(
+        f"documents: {place} gave no row for limits.block_timeout_s={timeout_s or 0:g} seconds; check its file system, "
+        "or raise the limit, and run the same command again: all documents that could be read are answered"
+    )
 
 
 def _read_next(batches: Iterator[pa.RecordBatch], result: Future[pa.RecordBatch | None]) -> None:

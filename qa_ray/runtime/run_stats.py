@@ -41,6 +41,7 @@ class Counts:
     seconds: dict[str, float] = field(default_factory=dict)  # by stage, summed over actors
     busy_share: dict[str, float] = field(default_factory=dict)  # by actor, of the time since it started
     oom_retries: int = 0  # batches that did not fit into memory
+    stuck_reads: list[str] = field(default_factory=list)  # the places of documents that could not be read in time
     batch_tokens: int = 0  # the smallest limit of any actor
     peak_actor_bytes: int = 0  # of the actor that used most
     timed_windows: int = 0  # all but the first batch
@@ -131,6 +132,10 @@ class RunStats:
             self._metrics.add("rejects", count, reason=reason)
         self._metrics.documents_waiting.set(counts.documents_waiting)
         self._add_seconds(worker, seconds)
+
+    def add_stuck_read(self, place: str) -> None:
+        """Adds the place of documents that a read task gave up."""
+        self._counts.stuck_reads.append(place)
 
     def counts(self) -> Counts:
         """The sums over all blocks so far."""

@@ -15,10 +15,12 @@ from stuck_file import stuck_file
 from qa_ray.answering import job
 from qa_ray.answering.crash_guard import MAX_CRASHES, CrashGuard, run_guarded
 from qa_ray.answering.job import answer_documents
+from qa_ray.answering.part_files import list_parts
 from qa_ray.answering.watchdog import Watchdog
 from qa_ray.config import AnswerConfig, Limits
 from qa_ray.errors import InputError, JobError
 from qa_ray.output import publish
+from qa_ray.output.folder import inspect_output
 from qa_ray.output.verify import verify
 from qa_ray.runtime import datasource
 
@@ -239,7 +241,7 @@ def test_documents_that_block_the_process_are_rejected_and_slow_ones_answered(tm
 
 
 @pytest.mark.usefixtures("ray_session")
-def test_a_stuck_file_ends_the_job_with_its_name_and_the_same_command_answers_the_rest(
+def test_a_stuck_file_fails_the_job_with_its_name_once_all_others_are_answered(
     tmp_path: Path, models: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ):
     files = tuple([{"document_id": f"d{i}", "text": "Ada Vane built it."}] for i in range(3))
@@ -257,6 +259,9 @@ def test_a_stuck_file_ends_the_job_with_its_name_and_the_same_command_answers_th
         patch.setattr(job, "make_plan", plan_then_stick)
         with raises_error(InputError, f"row group 0 of '{path}' gave no row for limits.block_timeout_s=3 seconds"):
             answer_documents(config)
+    parts = inspect_output(config.output, make_plan(config).identity).parts
+    finished = list_parts(parts, "document_id", make_plan(config).documents.hash_key)
+    assert sorted(part.first_id for part in finished) == ["d0", "d2"]  # its neighbors are answered
     assert_nothing_lost(config, [(f"d{i}", "q") for i in range(3)], answer_documents(config))
 
 

@@ -3,7 +3,8 @@
     python tests/benchmarks/scale.py [--documents 1000000] [--parts 2000] [--s3]
 
 Makes the part files of a run that is finished but for its commit (tiny documents, one question each), then measures the
-start of a resume (the part files listed, unfinished row groups found) and the commit, as the answer job does them. With
+start of a resume (the part files listed, unfinished row groups found), the commit (until ``_SUCCESS``) and the removal of
+the part files after it, as the answer job does them. With
 ``--s3`` the same on a local S3 server beside the local disk, at half and at full size, for the ratios.
 """
 
@@ -13,7 +14,7 @@ import multiprocessing
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ from qa_ray.config import AnswerConfig, check_config
 from qa_ray.io.document_table import unfinished_row_groups
 from qa_ray.io.storage import configure_s3
 from qa_ray.output.acquire import acquire_output
+from qa_ray.output.folder import OutputFolder
 from qa_ray.output.verify import verify
 from qa_ray.process import peak_bytes
 from qa_ray.runtime.session import ray_started
@@ -71,12 +73,30 @@ def part_files(config: AnswerConfig, num_documents: int, num_parts: int, parts: 
         write_part(parts, rows.add_column(0, "document_id", pa.array(ids)))
 
 
+class Timer:
+    """The time spent in a function."""
+
+    seconds = 0.0
+
+    def timed(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        def timed_function(*arguments: Any) -> Any:
+            started = time.perf_counter()
+            try:
+                return function(*arguments)
+            finally:
+                self.seconds += time.perf_counter() - started
+
+        return timed_function
+
+
 def measure(config: AnswerConfig, num_documents: int, num_parts: int) -> dict[str, Any]:
     """Seconds of the start of a resume and of the commit, and the driver's peak memory in MB."""
     configure_s3(**config.storage.model_dump())
     plan = make_plan(config)
     with acquire_output(plan.output, plan.identity) as output:
         part_files(config, num_documents, num_parts, output.parts)
+    cleanup = Timer()
+    OutputFolder._remove_run = cleanup.timed(OutputFolder._remove_run)
     started = time.perf_counter()
     plan = make_plan(config)
     planned = time.perf_counter()
@@ -96,7 +116,8 @@ def measure(config: AnswerConfig, num_documents: int, num_parts: int) -> dict[st
         "parts": num_parts,
         "plan_s": round(planned - started, 1),
         "resume_s": round(listed - planned, 1),
-        "commit_s": round(committed - ray_is_up, 1),
+        "commit_s": round(committed - ray_is_up - cleanup.seconds, 1),
+        "cleanup_s": round(cleanup.seconds, 1),
         "driver_mb": peak_bytes() // 10**6,
         "files": len(files),
         "answer_mb": sum(file["bytes"] for file in files) // 10**6,

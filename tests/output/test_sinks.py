@@ -5,10 +5,12 @@ import datetime
 import decimal
 import hashlib
 import json
+import random
 import re
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -117,6 +119,25 @@ def test_row_groups_are_filled_across_tables_and_bounded_in_rows_and_bytes(
     sink.close()
     footer = pq.read_metadata(tmp_path / "part-0.parquet")
     assert [footer.row_group(i).num_rows for i in range(footer.num_row_groups)] == [10, 10, 10, 5, 1]
+
+
+@pytest.mark.parametrize("order", ["in the order of ids", "in any order"])
+def test_a_query_for_one_document_reads_one_row_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, order: str):
+    monkeypatch.setattr(sinks, "ROWS_PER_GROUP", 500)
+    ids = [f"document-{i:05}" for i in range(20_000)]
+    if order == "in any order":
+        random.Random(0).shuffle(ids)
+    for number in range(2):
+        sink = ParquetSink(str(tmp_path), f"part-{number}")
+        rows = [ROW | {"document_id": id_} for id_ in ids[number * 10_000 :][:10_000]]
+        sink.write(pa.Table.from_pylist(rows, ANSWERS))
+        sink.close()
+    files, wanted = f"{tmp_path}/*.parquet", "document-12345"
+    assert len(duckdb.sql(f"from '{files}' where document_id = '{wanted}'").fetchall()) == 1
+    probe = duckdb.sql(f"select bloom_filter_excludes from parquet_bloom_probe('{files}', 'document_id', '{wanted}')")
+    is_skipped = [excludes for (excludes,) in probe.fetchall()]
+    assert len(is_skipped) == 40
+    assert is_skipped.count(False) <= 3  # the one that has it, and false positives of 1 %
 
 
 def test_a_full_disk_is_an_output_error(tmp_path: Path):

@@ -133,8 +133,8 @@ def test_a_read_that_is_stuck_raises_an_error_with_its_place(
         raises_error(
             InputError,
             f"documents: row group 0 of '{lake.uri}/part-07.parquet' gave no row for limits.block_timeout_s=0.5 "
-            "seconds; check its file system, or raise the limit, and run the same command again: finished documents "
-            "are kept",
+            "seconds; check its file system, or raise the limit, and run the same command again: all documents that "
+            "could be read are answered",
         ),
     ):
         for task in DocumentDatasource(lake, lake.row_groups, STORAGE, timeout_s=0.5).get_read_tasks(1):
