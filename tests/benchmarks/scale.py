@@ -3,9 +3,9 @@
     python tests/benchmarks/scale.py [--documents 1000000] [--parts 2000] [--s3]
 
 Makes the part files of a run that is finished but for its commit (tiny documents, one question each), then measures the
-start of a resume (the part files listed, unfinished row groups found), the commit (until ``_SUCCESS``) and the removal of
-the part files after it, as the answer job does them. With
-``--s3`` the same on a local S3 server beside the local disk, at half and at full size, for the ratios.
+start of a resume (the part files listed, unfinished row groups found), the commit (until ``_SUCCESS``) and the removal
+of the part files after it, as the answer job does them. With ``--s3`` the same on a local S3 server beside the local
+disk, at half and at full size, for the ratios.
 """
 
 import argparse
