@@ -133,8 +133,9 @@ def test_a_query_for_one_document_reads_one_row_group(tmp_path: Path, monkeypatc
         sink.write(pa.Table.from_pylist(rows, ANSWERS))
         sink.close()
     files, wanted = f"{tmp_path}/*.parquet", "document-12345"
-    assert len(duckdb.sql(f"from '{files}' where document_id = '{wanted}'").fetchall()) == 1
-    probe = duckdb.sql(f"select bloom_filter_excludes from parquet_bloom_probe('{files}', 'document_id', '{wanted}')")
+    query = duckdb.connect().execute
+    assert len(query(f"from '{files}' where document_id = '{wanted}'").fetchall()) == 1
+    probe = query(f"select bloom_filter_excludes from parquet_bloom_probe('{files}', 'document_id', '{wanted}')")
     is_skipped = [excludes for (excludes,) in probe.fetchall()]
     assert len(is_skipped) == 40
     assert is_skipped.count(False) <= 3  # the one that has it, and false positives of 1 %
