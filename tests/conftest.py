@@ -30,6 +30,7 @@ SLOWEST_FIRST = (
     "answering/test_job.py",
     "answering/test_previous.py",
     "io/test_s3.py",
+    "output/test_publish.py",
     "cluster/test_jobs.py",
     "answering/test_crash_guard.py",
     "packaging/test_distributions.py",

@@ -29,10 +29,10 @@ def uncommitted(output: OutputFolder) -> Iterator[None]:
 
     If it raises before the commit, its files are removed, and a retry's output is as it was.
     """
-    if output.finished:
-        output.check()
-        remove_file(join(output.uri, "_SUCCESS"))
     try:
+        if output.finished:
+            output.check()
+            remove_file(join(output.uri, "_SUCCESS"))
         yield
     except BaseException:
         for _ in range(2):  # the heartbeat's thread may interrupt the first attempt, if this run was fenced
