@@ -51,6 +51,7 @@ class Place:
 
     uri: str
     storage: StorageSettings
+    heartbeat_s: float
 
     def run(self, output: str) -> None:
         """The answer job."""
@@ -90,7 +91,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
 
 @pytest.fixture
 def local(tmp_path: Path) -> Place:
-    return Place(str(tmp_path), StorageSettings())
+    return Place(str(tmp_path), StorageSettings(), heartbeat_s=0.05)
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +99,7 @@ def on_s3(server: S3Server) -> Place:
     storage = StorageSettings(endpoint_url=server.endpoint_url, addressing_style="path")
     configure_s3(**storage.model_dump())
     bucket(server.endpoint_url, "publish")
-    return Place("s3://publish", storage)
+    return Place("s3://publish", storage, heartbeat_s=0.3)
 
 
 def rows(output: str) -> list[tuple[Any, ...]]:
@@ -147,7 +148,7 @@ def problems_that_a_reader_meets(output: str) -> list[str]:
 
 def finish_and_check(case: Case, place: Place, output: str, log: Path) -> None:
     """The same command again brings the output to a tidy end."""
-    again = SteppedProcess(lambda: case.work(place, output), log)
+    again = SteppedProcess(lambda: case.work(place, output), log, place.heartbeat_s)
     assert again.stopped_or_exit_code() == FINISHED, again.log
     case.check(output)
     assert verify(output).problems == [], log
@@ -161,7 +162,7 @@ def killed_before(number: int, case: Case, place: Place, folder: Path) -> bool:
     output = join(place.uri, f"{case.name}-kill-{number}")
     case.prepare(place, output)
     log = folder / f"{case.name}-kill-{number}.log"
-    process = SteppedProcess(lambda: case.work(place, output), log, number, signal.SIGKILL)
+    process = SteppedProcess(lambda: case.work(place, output), log, place.heartbeat_s, number, signal.SIGKILL)
     outcome = process.stopped_or_exit_code()
     assert outcome in (-signal.SIGKILL, FINISHED), process.log
     if is_published(output):
@@ -175,13 +176,13 @@ def suspended_before(number: int, case: Case, place: Place, folder: Path) -> boo
     output = join(place.uri, f"{case.name}-stop-{number}")
     case.prepare(place, output)
     log = folder / f"{case.name}-stop-{number}.log"
-    process = SteppedProcess(lambda: case.work(place, output), log, number, signal.SIGSTOP)
+    process = SteppedProcess(lambda: case.work(place, output), log, place.heartbeat_s, number, signal.SIGSTOP)
     outcome = process.stopped_or_exit_code()
     if outcome == FINISHED:
         return False
     assert outcome == -signal.SIGSTOP, process.log
     try:
-        other = SteppedProcess(lambda: case.work(place, output), folder / "other.log")
+        other = SteppedProcess(lambda: case.work(place, output), folder / "other.log", place.heartbeat_s)
         assert other.stopped_or_exit_code() == FINISHED, process.log + other.log
         case.check(output)
         assert problems_that_a_reader_meets(output) == [], process.log

@@ -76,14 +76,24 @@ class SteppedFile:
 
 
 class SteppedProcess:
-    """``work`` in a forked process, which gets the signal ``stop`` before operation number ``stop_before``."""
+    """``work`` in a forked process, which gets the signal ``stop`` before operation number ``stop_before``.
 
-    def __init__(self, work: Callable[[], object], log: Path, stop_before: int | None = None, stop: int = 0):
+    A heartbeat is sent every ``heartbeat_s``: not so often that a server has nothing else to do.
+    """
+
+    def __init__(
+        self,
+        work: Callable[[], object],
+        log: Path,
+        heartbeat_s: float,
+        stop_before: int | None = None,
+        stop: int = 0,
+    ):
         self._log = log
         self.pid = os.fork()
         if not self.pid:
             try:
-                _work(work, log, stop_before, stop)
+                _work(work, log, heartbeat_s, stop_before, stop)
             finally:
                 os._exit(FAILED)
 
@@ -100,7 +110,7 @@ class SteppedProcess:
         return self._log.read_text() if self._log.exists() else ""
 
 
-def _work(work: Callable[[], object], log: Path, stop_before: int | None, stop: int) -> None:
+def _work(work: Callable[[], object], log: Path, heartbeat_s: float, stop_before: int | None, stop: int) -> None:
     number = -1
     steps: list[str] = []
 
@@ -122,7 +132,7 @@ def _work(work: Callable[[], object], log: Path, stop_before: int | None, stop: 
         return stepped_call
 
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    lease.HEARTBEAT_SECONDS, lease.WATCH_SECONDS = 0.05, 0.3
+    lease.HEARTBEAT_SECONDS, lease.WATCH_SECONDS = heartbeat_s, 6 * heartbeat_s
     patch, filesystem = pytest.MonkeyPatch(), storage._filesystem
     patch.setattr(storage, "_filesystem", lambda uri: SteppedFiles(filesystem(uri), step))
     for name in ("replace", "link", "remove", "rmdir"):
