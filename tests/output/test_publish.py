@@ -99,7 +99,7 @@ def on_s3(server: S3Server) -> Place:
     storage = StorageSettings(endpoint_url=server.endpoint_url, addressing_style="path")
     configure_s3(**storage.model_dump())
     bucket(server.endpoint_url, "publish")
-    return Place("s3://publish", storage, heartbeat_s=0.3)
+    return Place("s3://publish", storage, heartbeat_s=0.05)
 
 
 def rows(output: str) -> list[tuple[Any, ...]]:
