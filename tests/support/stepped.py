@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fsspec import asyn
+from s3fs import S3FileSystem
 
 from qa_ray.errors import OutputError
 from qa_ray.io import storage
@@ -90,6 +92,8 @@ class SteppedProcess:
         stop: int = 0,
     ):
         self._log = log
+        # Held in the child too: closed there, they would leave the epoll instance that both processes share.
+        self._connections = [*S3FileSystem._cache.values(), asyn.loop[0]]
         self.pid = os.fork()
         if not self.pid:
             try:
