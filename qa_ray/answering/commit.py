@@ -185,7 +185,7 @@ def _check_rejects(output: OutputFolder, flattened: Flattened, limit: float) -> 
     if num_rejects <= limit * num_questions:
         return
     discard(output, keep="rejects")
-    output.commit_attempted = True  # keeps the rejects, which the message names
+    output.keeps_files = True  # the rejects, which the message names
     reasons = ", ".join(f"{reason} {count}" for reason, count in flattened.rejects_by_reason.most_common(5))
     raise JobError(
         f"{num_rejects} of {num_questions} questions ({num_rejects / num_questions:.1%}) were rejected ({reasons}), "

@@ -103,13 +103,13 @@ def rows_to_count(parts: Sequence[PartFile]) -> list[PartRows]:
     ]
 
 
-def read_rows(uri: str, parts: Sequence[PartRows], columns: list[str] | None = None) -> Iterator[pa.Table]:
+def read_rows(uri: str, parts: Sequence[PartRows]) -> Iterator[pa.Table]:
     """These rows of the part files in the folder ``uri``, a batch at a time."""
     for (_, _, mask, _), file in zip(parts, _open_ahead(uri, parts), strict=True):
         size = sum(file.metadata.row_group(i).total_byte_size for i in range(file.metadata.num_row_groups))
         batch_rows = max(1, min(BATCH_ROWS, file.metadata.num_rows * BATCH_BYTES // max(1, size)))
         row = 0
-        for batch in file.iter_batches(batch_rows, columns=columns):
+        for batch in file.iter_batches(batch_rows):
             table = pa.Table.from_batches([batch])
             yield table if mask is None else table.filter(pa.array(mask[row : row + batch.num_rows]))
             row += batch.num_rows

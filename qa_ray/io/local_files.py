@@ -31,25 +31,16 @@ class LocalFiles(LocalFileSystem):
 
     def pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **options: Any) -> None:
         """Writes ``value`` to the file; with mode "create" raises a FileExistsError if it exists, atomically."""
-        file = self._open(path, "xb" if mode == "create" else "wb")
-        try:
+        with self._open(path, "xb" if mode == "create" else "wb") as file:
             file.write(value)
-            file.close()
-        finally:
-            file.discard()
 
     def cp_file(self, path1: str, path2: str, **options: Any) -> None:
         """Copies a file; for a folder, only makes it."""
         if not self.isfile(path1):
             super().cp_file(path1, path2, **options)
             return
-        file = self._open(path2, "wb")
-        try:
-            with open(self._strip_protocol(path1), "rb") as source:
-                shutil.copyfileobj(source, file, 2**20)
-            file.close()
-        finally:
-            file.discard()
+        with open(self._strip_protocol(path1), "rb") as source, self._open(path2, "wb") as file:
+            shutil.copyfileobj(source, file, 2**20)
 
 
 class _AtomicFile:

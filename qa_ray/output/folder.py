@@ -61,7 +61,7 @@ class OutputFolder:
     has_leftovers: bool  # it is finished, but what follows the commit was not done, or a retry was killed
     run_id: str = ""  # of this run, the same when it is resumed
     lease: Lease | None = field(default=None, repr=False)
-    commit_attempted: bool = False  # from then on, what it wrote may be named by a manifest
+    keeps_files: bool = False  # even if this run fails: a manifest may name them, or the error message does
 
     def __enter__(self) -> "OutputFolder":
         return self

@@ -50,8 +50,14 @@ def parse_manifest(uri: str, name: str) -> dict[str, Any]:
     Raises:
         OutputError: it cannot be read.
     """
+    text = read_text(join(uri, name))
+    if text == "":
+        raise OutputError(
+            f"output: {join(uri, name)!r} is empty, as a kill during the commit can leave it on a file system without "
+            "hard links; remove this file and run the same command again"
+        )
     try:
-        manifest = json.loads(read_text(join(uri, name)) or "")
+        manifest = json.loads(text or "")
         return manifest if isinstance(manifest["identity"], dict) else {}["identity"]
     except (ValueError, TypeError, LookupError) as error:
         raise OutputError(

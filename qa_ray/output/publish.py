@@ -36,7 +36,7 @@ def uncommitted(output: OutputFolder) -> Iterator[None]:
         yield
     except BaseException:
         for _ in range(2):  # the heartbeat's thread may interrupt the first attempt, if this run was fenced
-            if not output.commit_attempted:
+            if not output.keeps_files:
                 with suppress(Exception, KeyboardInterrupt):  # the next start removes them, too
                     discard(output)
                     break
@@ -53,7 +53,7 @@ def publish(output: OutputFolder, manifest: dict[str, Any]) -> dict[str, Any]:
     committed = replace(output, manifest_number=output.manifest_number + 1)
     text = json.dumps(manifest, indent=2, ensure_ascii=False)
     output.check()
-    output.commit_attempted = True
+    output.keeps_files = True
     if not create_text(join(output.uri, manifest_name(committed.manifest_number)), text):
         discard(committed)
         raise OutputError(f"output: {output.uri!r} was finished by another run; use its results")

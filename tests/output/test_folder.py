@@ -60,6 +60,9 @@ def test_an_output_with_unknown_files_is_refused_and_left_unchanged(tmp_path: Pa
         ):
             acquire_output(str(tmp_path), {"model": "m"})
     (tmp_path / "manifest.json").touch()
+    with raises_error(OutputError, "manifest.json' is empty, as a kill during the commit can leave it"):
+        acquire_output(str(tmp_path), {"model": "m"})
+    (tmp_path / "manifest.json").write_text("{}")
     with raises_error(OutputError, "manifest.json' is not a manifest of qa-ray; restore it, or remove the output"):
         acquire_output(str(tmp_path), {"model": "m"})
     with raises_error(OutputError, "has a question mark in its name; give another folder with output=…"):
