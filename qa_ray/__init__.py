@@ -20,6 +20,9 @@ __all__ = ["Reader", "__version__", "read_answers"]
 def __getattr__(name: str) -> Any:
     # Lazy, because torch and transformers take seconds to load.
     if name == "Reader":
+        from qa_ray.process import let_threads_sleep
+
+        let_threads_sleep()
         from qa_ray.inference.reader import Reader
 
         return Reader

@@ -73,7 +73,7 @@ SPAN = _struct(_SPAN)
 """A candidate answer."""
 
 _ANSWER = (
-    Column("question_id", pa.string(), "Id of the question; unique within a document."),
+    Column("question_id", pa.string(), "Id of the question, with its type; unique within a document."),
     Column("question", pa.string(), "Text of the question."),
     Column("answer", pa.string(), "Text of the best span; null: no answer, and so are the next three and snippet."),
     *_SPAN[1:],
@@ -106,7 +106,7 @@ TABLES: dict[str, tuple[Column, ...]] = {
     "questions": _QUESTION,
     "questions.answers": _GOLD,
     "answers": (
-        Column("document_id", pa.string(), "Id of the document, as a string."),
+        Column("document_id", pa.string(), "Id of the document, with the type that it has there."),
         *_ANSWER,
         Column("model_fingerprint", pa.string(), "SHA-256 of the model that answered."),
         Column("run_id", pa.string(), "Id of the run that answered: its start, and a random part."),
@@ -123,9 +123,13 @@ ANSWERS = _schema(TABLES["answers"])
 REJECTS = _schema(TABLES["rejects"])
 
 
-def flat(struct: pa.StructType) -> pa.Schema:
-    """The schema of ``document_id`` followed by the fields of ``struct``: a list column of part files as a table."""
-    return pa.schema([pa.field("document_id", pa.string()), *struct])
+def flat(struct: pa.StructType, document_id: pa.DataType, question_id: pa.DataType) -> pa.Schema:
+    """The schema of ``document_id`` followed by the fields of ``struct``: a list column of part files as a table.
+
+    In part files ids of questions are strings; here, both ids have the types that they have in the input.
+    """
+    fields = [field.with_type(question_id) if field.name == "question_id" else field for field in struct]
+    return pa.schema([pa.field("document_id", document_id), *fields])
 
 
 # ---- Tables between the stages
@@ -221,7 +225,7 @@ class Layout:
     middle: tuple[int, ...]
     suffix: tuple[int, ...]
     pad_id: int
-    document_type_id: int  # 0 if the model has no token types
+    document_type_id: int | None  # None if the tokenizer gives no token types
 
     @property
     def num_special_tokens(self) -> int:

@@ -1,8 +1,10 @@
 import importlib.metadata
+import os
 import subprocess
 import sys
 
 import qa_ray
+from qa_ray.process import num_cores
 
 
 def loaded_by(statement: str) -> set[str]:
@@ -42,3 +44,20 @@ def test_all_lists_exactly_the_public_names_and_each_can_be_imported():
 
 def test_the_version_is_that_of_the_installed_package():
     assert qa_ray.__version__ == importlib.metadata.version("qa-ray")
+
+
+def threads_of_a_reader(statement: str, **variables: str) -> tuple[int, int]:
+    """The threads of a Reader in a new process, and those that torch has there."""
+    reader = "qa_ray.Reader('default', device='cpu', dtype='float32')"
+    code = f"{statement}; reader = {reader}; import torch; print(reader.threads, torch.get_num_threads())"
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("OMP_")} | variables
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    threads, of_torch = map(int, done.stdout.split())
+    return threads, min(of_torch, num_cores())
+
+
+def test_a_reader_has_several_threads_only_if_they_wait_for_each_other_asleep():
+    threads, most = threads_of_a_reader("import qa_ray")
+    assert threads == most
+    assert threads_of_a_reader("import torch, qa_ray")[0] == 1
+    assert threads_of_a_reader("import torch, qa_ray", OMP_WAIT_POLICY="PASSIVE")[0] == most

@@ -5,16 +5,18 @@ does not recover from ends the process instead (crash_guard goes on from there).
 """
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import ray
+from ray.exceptions import RayError
 
 from qa_ray.answering.crash_guard import run_guarded
 from qa_ray.answering.part_files import write_part
-from qa_ray.answering.watchdog import Watchdog
+from qa_ray.answering.watchdog import REPORT_SECONDS, Watchdog
 from qa_ray.errors import JobError, ModelError
 from qa_ray.inference.reader import Reader
 from qa_ray.inference.settings import InferenceSettings
@@ -23,6 +25,7 @@ from qa_ray.io.storage import configure_s3
 from qa_ray.log import LOG
 from qa_ray.model.checkpoint import open_checkpoint
 from qa_ray.model.device import is_device_failure, use_threads
+from qa_ray.model.proof import Proof, trust
 from qa_ray.process import keep_memory, private_bytes
 from qa_ray.schemas import PART, TOKENIZED, BatchSize, ReadableDocument, Tokens
 
@@ -33,7 +36,7 @@ class ActorSettings:
 
     storage: dict[str, Any]  # for configure_s3
     model: str
-    model_fingerprint: str
+    proof: Proof  # of the driver's copy of the model
     id_column: str
     inference: InferenceSettings
     device: str
@@ -54,17 +57,20 @@ class AnswerDocuments:
         # and wait for each other asleep: the forward pass then took 1.4 to 2 times as long.
         use_threads(1)
         keep_memory()
-        if open_checkpoint(settings.model).fingerprint != settings.model_fingerprint:
+        if open_checkpoint(settings.model).fingerprint != settings.proof.fingerprint:
             raise ModelError(
                 f"model {settings.model!r}: this worker's copy differs from the driver's; install the same version of "
                 "qa-ray on every node, or give the model by a URI"
             )
+        trust(settings.proof)
         self._reader = Reader(
             settings.model,
             device=settings.device,
             dtype=settings.dtype,
             forward=settings.forward,  # pyright: ignore[reportArgumentType] (checked by the config)
             batch_tokens=settings.batch_tokens,
+            threads=settings.num_threads,
+            **settings.inference.model_dump(),
         )
         self._settings, self._stats, self._crash_guard = settings, stats, crash_guard
         self._watchdog = Watchdog(settings.block_timeout_s)
@@ -76,15 +82,16 @@ class AnswerDocuments:
         if abort_reason := ray.get(self._stats.abort_reason.remote()):
             raise JobError(abort_reason)
         questions = table["questions"].to_pylist()
+        ids = [str(id_) for id_ in table[self._settings.id_column].to_pylist()]
         documents = [_readable(table, row, questions[row]) for row in range(table.num_rows)]
         rejects = table["rejects"].to_pylist()
         answers = run_guarded(
             self._crash_guard,
             self._watchdog,
             "logits",
-            [str(id_) for id_ in table[self._settings.id_column].to_pylist()],
+            ids,
             batched=lambda: self._answer_batch(documents, questions, rejects),
-            one_by_one=lambda row: self._answer_document(documents[row], questions[row], rejects[row]),
+            one_by_one=lambda row: self._answer_document(documents[row], questions[row], rejects[row], ids[row]),
             on_failure=lambda row, reason, detail: self._reject_document(questions[row], rejects[row], reason, detail),
         )
         rows = {
@@ -128,14 +135,23 @@ class AnswerDocuments:
         return [self._answer_document(*row) for row in zip(documents, questions, rejects, strict=True)]
 
     def _answer_document(
-        self, document: ReadableDocument, questions: list[dict], rejects: list[dict]
+        self, document: ReadableDocument, questions: list[dict], rejects: list[dict], alone: str | None = None
     ) -> list[dict[str, Any]]:
+        """The answers of the document; if the GPU fails on it ``alone``, by this id, the crash guard gets the error."""
         try:
             return self._reader.read([document], self._settings.inference, self._on_batch)[0]
         except Exception as error:  # the reject boundary
+            if alone is not None and is_device_failure(error):
+                self._report_error(alone, error)
             _end_process_if_gpu_failed(error)
             rejects.extend(failure(question["question_id"], "logits", error) for question in questions)
             return []
+
+    def _report_error(self, id_: str, error: Exception) -> None:
+        """Tells the crash guard the first line of the error; the others of CUDA's are advice on debugging."""
+        with suppress(RayError):  # the process ends in any case
+            recorded = self._crash_guard.add_error.remote("logits", id_, str(error).splitlines()[0][:500])
+            ray.get(recorded, timeout=REPORT_SECONDS)
 
     def _reject_document(
         self, questions: list[dict], rejects: list[dict], reason: str, detail: str

@@ -4,7 +4,6 @@ Every step can be repeated any number of times: a commit that was killed is done
 run (output/publish.py).
 """
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -19,13 +18,15 @@ from qa_ray.answering.part_files import PartFile, finished_documents, list_parts
 from qa_ray.answering.plan import Plan
 from qa_ray.errors import JobError
 from qa_ray.io.id_hashes import hash_ids, is_in
+from qa_ray.io.id_types import common_id_type, id_strings, ids_of_type
 from qa_ray.io.row_checks import NOT_RETRIED, unknown_document
 from qa_ray.io.storage import join, open_filesystem
 from qa_ray.log import LOG
 from qa_ray.output.folder import OutputFolder
 from qa_ray.output.publish import discard, publish, uncommitted
 from qa_ray.output.sinks import ROWS_PER_GROUP, ParquetSink, answer_formats, exported_formats
-from qa_ray.schemas import REJECTS
+from qa_ray.schemas import ANSWER, REJECT, REJECTS, flat
+from qa_ray.wording import counted
 
 
 def commit(
@@ -41,21 +42,24 @@ def commit(
     documents = plan.documents
     with uncommitted(output):
         parts = list_parts(output.parts, documents.id_column, documents.hash_key, known_parts)
+        num_reused = sum(len(part.reused) for part in parts)
         LOG.info(
-            "committing %d documents from %d part files, with %d answers of earlier runs",
-            sum(len(part.hashes) for part in parts),
-            len(parts),
-            sum(len(part.reused) for part in parts),
+            "committing %s from %s%s",
+            counted(sum(len(part.hashes) for part in parts), "document"),
+            counted(len(parts), "part file"),
+            f", with {counted(num_reused, 'answer')} of earlier runs" if num_reused else "",
         )
         flattened = flatten_parts(flatten_settings(plan, output, plan.config.export), parts, 0, plan.previous)
         if flattened.counts["documents"] == documents.num_documents:
-            _add_rejects(output, flattened, _unknown_documents(plan, finished_documents(parts)))
+            unknown = _unknown_documents(plan, finished_documents(parts), rejects_schema(plan))
+            _add_rejects(output, flattened, unknown)
         _verify_counts(flattened.counts, documents.num_documents, plan.num_pairs)
-        _check_rejects(output, flattened, plan.config.limits.max_rejected_fraction)
+        _check_rejects(output, flattened, plan)
         manifest = {
             "identity": output.identity,
             "counts": {**flattened.counts, "rejects_by_reason": dict(flattened.rejects_by_reason)},
             "files": flattened.files,
+            "inputs": {table: files.as_json() for table, files in plan.inputs.items()},
             "previous": list(plan.previous.outputs),
             **run_metrics,
         }
@@ -81,7 +85,7 @@ def commit_retry(plan: Plan, output: OutputFolder, run_metrics: dict[str, Any]) 
                 f"{plan.num_pairs} rejects were retried, and {added} answers and {flattened.counts['rejects']} rejects "
                 "came out; nothing was changed: run the same command again"
             )
-        rejects = read_rejects(output, manifest)
+        rejects = with_schema(read_rejects(output, manifest), settings.rejects)
         _add_rejects(output, flattened, [rejects.filter(pc.field("reason").isin(sorted(NOT_RETRIED)))])
         counts = manifest["counts"]
         files = {folder: manifest["files"][folder] + flattened.files[folder] for folder in settings.formats}
@@ -103,12 +107,32 @@ def commit_retry(plan: Plan, output: OutputFolder, run_metrics: dict[str, Any]) 
 
 def read_rejects(output: OutputFolder, manifest: dict[str, Any]) -> pa.Table:
     """The rejects that the manifest names."""
-    tables = [pa.Table.from_pylist([], REJECTS)]
+    tables = []
     for file in manifest["files"]["rejects"]:
         filesystem, path = open_filesystem(join(output.uri, "rejects", file["name"]))
         with filesystem.open(path, "rb") as opened:
             tables.append(pq.read_table(opened))
-    return pa.concat_tables(tables)
+    return pa.concat_tables(tables) if tables else REJECTS.empty_table()
+
+
+def with_schema(rejects: pa.Table, schema: pa.Schema) -> pa.Table:
+    """The rejects with ids of the types of ``schema``."""
+    ids = [ids_of_type(id_strings(rejects[name]), schema.field(name).type) for name in schema.names[:2]]
+    return pa.table([*ids, *(rejects[name] for name in schema.names[2:])], schema=schema)
+
+
+def answers_schema(plan: Plan) -> pa.Schema:
+    """The first columns of the answers: ids have the types that they have in the input."""
+    documents = plan.documents
+    question_ids = common_id_type([plan.questions.question_id_type, documents.listed_id_type])
+    return flat(ANSWER, documents.id_type, question_ids)
+
+
+def rejects_schema(plan: Plan) -> pa.Schema:
+    """The columns of the rejects, whose documents may also be some that only questions name."""
+    answers = answers_schema(plan)
+    document_ids = common_id_type([plan.documents.id_type, plan.questions.document_id_type])
+    return flat(REJECT, document_ids, answers.field("question_id").type)
 
 
 def flatten_settings(plan: Plan, output: OutputFolder, exports: Iterable[str]) -> FlattenSettings:
@@ -120,6 +144,8 @@ def flatten_settings(plan: Plan, output: OutputFolder, exports: Iterable[str]) -
         attempt=output.attempt,
         formats=answer_formats(exports),
         id_column=plan.documents.id_column,
+        answers=answers_schema(plan),
+        rejects=rejects_schema(plan),
         model_fingerprint=output.identity["model"],
         run_id=output.run_id,
     )
@@ -141,33 +167,25 @@ def _add_rejects(output: OutputFolder, flattened: Flattened, tables: Iterable[pa
     flattened.files["rejects"] += sink.close()
 
 
-def _unknown_documents(plan: Plan, finished: np.ndarray) -> Iterator[pa.Table]:
+def _unknown_documents(plan: Plan, finished: np.ndarray, schema: pa.Schema) -> Iterator[pa.Table]:
     """The rejects of the bound questions whose document does not exist; ``finished`` are all documents' id hashes."""
     rows = []
-    for document_id, question_id in plan.questions.bound(~_has_document(plan, finished)):
+    for document_id, question_id in plan.questions.bound(~has_document(plan, finished)):
         rows.append(unknown_document(document_id, question_id))
         if len(rows) == ROWS_PER_GROUP:
-            yield pa.Table.from_pylist(rows, REJECTS)
+            yield with_schema(pa.Table.from_pylist(rows, REJECTS), schema)
             rows = []
-    yield pa.Table.from_pylist(rows, REJECTS)
+    yield with_schema(pa.Table.from_pylist(rows, REJECTS), schema)
 
 
-def _has_document(plan: Plan, finished: np.ndarray) -> np.ndarray:
+def has_document(plan: Plan, finished: np.ndarray) -> np.ndarray:
     """Whether the document of each bound question exists, [num_bound] bool."""
     ids = plan.questions.bound_ids.dictionary_encode()
-    id_type = plan.documents.schema.field(plan.documents.id_column).type
-    if pa.types.is_integer(id_type):  # hashes of documents' ids are those of integers
-        bounds = np.iinfo(id_type.to_pandas_dtype())
-        numbers = [
-            int(id_) if re.fullmatch("0|-?[1-9][0-9]*", id_) and bounds.min <= int(id_) <= bounds.max else None
-            for id_ in ids.dictionary.to_pylist()
-        ]
-        unique = pa.array(numbers, id_type)
-        is_id = unique.is_valid().to_numpy(zero_copy_only=False)
-        hashes = hash_ids(unique.fill_null(0), plan.documents.hash_key)
-    else:
-        is_id, hashes = True, hash_ids(ids.dictionary.cast(id_type), plan.documents.hash_key)
-    return (is_in(hashes, finished) & is_id)[ids.indices.to_numpy()]
+    unique = ids_of_type(ids.dictionary, plan.documents.id_type)
+    is_id = unique.is_valid().to_numpy(zero_copy_only=False)
+    is_known = np.zeros(len(unique), dtype=bool)
+    is_known[is_id] = is_in(hash_ids(unique.drop_null(), plan.documents.hash_key), finished) if is_id.any() else []
+    return is_known[ids.indices.to_numpy()]
 
 
 def _verify_counts(counts: Counter[str], num_documents: int, num_pairs: int) -> None:
@@ -179,10 +197,10 @@ def _verify_counts(counts: Counter[str], num_documents: int, num_pairs: int) -> 
         )
 
 
-def _check_rejects(output: OutputFolder, flattened: Flattened, limit: float) -> None:
-    num_rejects = flattened.counts["rejects"]
+def _check_rejects(output: OutputFolder, flattened: Flattened, plan: Plan) -> None:
+    limit, num_rejects = plan.config.limits.max_rejected_fraction, flattened.counts["rejects"]
     num_questions = flattened.counts["answers"] + num_rejects
-    if num_rejects <= limit * num_questions:
+    if num_rejects <= plan.max_rejects:
         return
     discard(output, keep="rejects")
     output.keeps_files = True  # the rejects, which the message names

@@ -31,6 +31,7 @@ class CrashGuard:
         self._open_batches: Counter[tuple[str, str]] = Counter()
         self._open_documents: Counter[tuple[str, str]] = Counter()
         self._timed_out: set[tuple[str, str]] = set()
+        self._last_errors: dict[tuple[str, str], str] = {}
 
     def begin_batch(self, stage: str, ids: Sequence[str]) -> bool:
         """Records that a batch was begun; whether one of its documents was begun before and never ended."""
@@ -57,10 +58,19 @@ class CrashGuard:
         """Records that a document that was begun alone made no progress."""
         self._timed_out.add((stage, id_))
 
+    def add_error(self, stage: str, id_: str, error: str) -> None:
+        """Records the error for which a process ends itself while it processes a document."""
+        self._last_errors[stage, id_] = error
+
+    def last_error(self, stage: str, id_: str) -> str:
+        """The error of the document's last process that ended itself; empty if none is known."""
+        return self._last_errors.get((stage, id_), "")
+
     def end_document(self, stage: str, id_: str) -> None:
         """Records that a document was processed alone."""
         self._open_documents.pop((stage, id_), None)
         self._timed_out.discard((stage, id_))
+        self._last_errors.pop((stage, id_), None)
 
 
 def run_guarded(
@@ -86,7 +96,8 @@ def run_guarded(
         for row, id_ in enumerate(ids):
             reason: Any = ray.get(guard.begin_document.remote(stage, id_))
             if reason:
-                results.append(on_failure(row, reason, _detail(reason, id_, watchdog.timeout_s)))
+                error: Any = ray.get(guard.last_error.remote(stage, id_))
+                results.append(on_failure(row, reason, _detail(reason, id_, watchdog.timeout_s, error)))
                 continue
             with watchdog.watching(report=partial(_report_time_out, guard, stage, id_)):
                 results.append(one_by_one(row))
@@ -99,14 +110,17 @@ def _report_time_out(guard: Any, stage: str, id_: str) -> None:
     ray.get(guard.time_out_document.remote(stage, id_), timeout=REPORT_SECONDS)
 
 
-def _detail(reason: str, id_: str, timeout_s: float | None) -> str:
+def _detail(reason: str, id_: str, timeout_s: float | None, error: str) -> str:
     limit = f"limits.block_timeout_s={timeout_s or 0:g} seconds"
     if reason == "timed_out":
         return (
             f"document {id_!r} made no progress for {limit} while it was processed alone; if it is only slow, raise "
             "the limit and retry the rejects"
         )
+    died = f"the worker process died {MAX_CRASHES} times while it processed document {id_!r} alone"
+    if error:
+        return f"{died}; its last error: {error}"
     causes = "a crash in native code or of the GPU, or too little memory"
     if timeout_s is not None:
         causes += f", or native code that kept Python from running for {limit}"
-    return f"the worker process died {MAX_CRASHES} times while it processed document {id_!r} alone: {causes}"
+    return f"{died}: {causes}"

@@ -14,10 +14,11 @@ import pyarrow as pa
 
 from qa_ray.answering.part_files import PartFile, PartRows, read_rows, rows_to_count
 from qa_ray.answering.previous import NO_ANSWERS, ROWS_PER_TABLE, PreviousAnswers, ReusedAnswers, gather_answers
+from qa_ray.io.id_types import id_strings, ids_of_type
 from qa_ray.io.storage import configure_s3
 from qa_ray.output.sinks import FileSink, ParquetSink, TableSink
 from qa_ray.runtime.tasks import run_tasks
-from qa_ray.schemas import ANSWER, PART, REJECT, flat
+from qa_ray.schemas import PART
 
 ROWS_PER_FILE = 250_000  # some 125 MB of Parquet with five n-best entries each
 
@@ -32,6 +33,8 @@ class FlattenSettings:
     attempt: str  # what the names of the files end with
     formats: dict[str, type[FileSink]]  # of the answers, by folder
     id_column: str
+    answers: pa.Schema  # schemas.flat(ANSWER, …), with the types of the input's ids
+    rejects: pa.Schema  # schemas.flat(REJECT, …), likewise
     model_fingerprint: str
     run_id: str
 
@@ -115,7 +118,7 @@ def flatten_group(settings: FlattenSettings, parts: Sequence[PartRows], name: st
         for table in reused_answers(part, reused, settings) if tables else ():
             answers.write(table)
             counts.update(reused=table.num_rows, windows=int(table["num_windows"].to_numpy().sum()))
-        part_rejects = flatten_lists(part, "rejects", REJECT, settings.id_column)[0]
+        part_rejects = flatten_lists(part, "rejects", settings.rejects, settings.id_column)[0]
         rejects.write(part_rejects)
         reasons.update(part_rejects["reason"].to_pylist())
     counts.update(answers=answers.num_rows, rejects=rejects.num_rows)
@@ -124,7 +127,7 @@ def flatten_group(settings: FlattenSettings, parts: Sequence[PartRows], name: st
 
 def flatten_answers(part: pa.Table, settings: FlattenSettings) -> pa.Table:
     """One row per answer: the columns of schemas.ANSWERS, then the passed-through ones."""
-    table, parents = flatten_lists(part, "answers", ANSWER, settings.id_column)
+    table, parents = flatten_lists(part, "answers", settings.answers, settings.id_column)
     for name, value in (("model_fingerprint", settings.model_fingerprint), ("run_id", settings.run_id)):
         table = table.append_column(name, pa.array([value] * table.num_rows, pa.string()))
     table = table.append_column("text_sha256", part["text_sha256"].take(parents))
@@ -142,8 +145,11 @@ def reused_answers(part: pa.Table, reused: ReusedAnswers, settings: FlattenSetti
     order = np.argsort(positions)
     for start in range(0, len(order), ROWS_PER_TABLE):
         entries = order[start : start + ROWS_PER_TABLE]
-        table = _with_passed_through(reused.at(positions[entries]), part, pa.array(parents[entries]), settings)
-        yield table.cast(schema)
+        table = reused.at(positions[entries])
+        for name in ("document_id", "question_id"):
+            ids = ids_of_type(table[name], schema.field(name).type)
+            table = table.set_column(table.schema.get_field_index(name), name, ids)
+        yield _with_passed_through(table, part, pa.array(parents[entries]), settings).cast(schema)
 
 
 def _with_passed_through(table: pa.Table, part: pa.Table, parents: pa.Array, settings: FlattenSettings) -> pa.Table:
@@ -154,13 +160,15 @@ def _with_passed_through(table: pa.Table, part: pa.Table, parents: pa.Array, set
     return table
 
 
-def flatten_lists(part: pa.Table, column: str, struct: pa.StructType, id_column: str) -> tuple[pa.Table, pa.Array]:
-    """One row per entry of the list ``column``: the document id and the fields of ``struct``; and its row in part."""
+def flatten_lists(part: pa.Table, column: str, schema: pa.Schema, id_column: str) -> tuple[pa.Table, pa.Array]:
+    """One row per entry of the list ``column``: the columns of ``schema``; and its row in part."""
     lists = part[column].combine_chunks()
     parents, entries = lists.value_parent_indices(), lists.flatten()
-    schema = flat(struct)
+    document_id, question_id, *others = schema
+    ids = part[id_column] if part[id_column].type == document_id.type else id_strings(part[id_column])
     arrays = [
-        part[id_column].cast(pa.string()).take(parents),
-        *(entries.field(name).cast(schema.field(name).type) for name in schema.names[1:]),
+        ids.cast(document_id.type).take(parents),
+        ids_of_type(entries.field(question_id.name), question_id.type),
+        *(entries.field(field.name).cast(field.type) for field in others),
     ]
     return pa.table(arrays, schema=schema), parents

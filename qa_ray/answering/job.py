@@ -15,6 +15,7 @@ a killed run show which documents are finished, and the same command answers the
 """
 
 import time
+from collections import Counter
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -26,6 +27,7 @@ from ray.data import ActorPoolStrategy, DataContext, Dataset
 from qa_ray.answering.answer_stage import ActorSettings, AnswerDocuments
 from qa_ray.answering.commit import commit, commit_retry
 from qa_ray.answering.crash_guard import CrashGuard
+from qa_ray.answering.known_rejects import check_known_rejects, check_questions_to_all
 from qa_ray.answering.part_files import finished_documents, list_parts
 from qa_ray.answering.plan import Plan, make_plan
 from qa_ray.answering.previous import index_pairs, open_previous
@@ -46,6 +48,7 @@ from qa_ray.runtime.resources import Resources, allocate_resources
 from qa_ray.runtime.run_report import run_figures, write_run_report
 from qa_ray.runtime.run_stats import Counts, RunStats
 from qa_ray.runtime.session import ray_started, run_on_driver_node
+from qa_ray.wording import counted
 
 # Ray Data ends a run in which no block moved for this long; by default for 30 minutes. A healthy block can take hours:
 # a long document with many questions on a CPU. What is stuck is found by limits.block_timeout_s.
@@ -60,31 +63,50 @@ def answer_documents(config: AnswerConfig) -> dict[str, Any]:
         UserError: something in config, input, model or output must be fixed first.
         JobError: the run failed or its counts do not add up; run the same command again to resume.
     """
-    configure_s3(**config.storage.model_dump())
-    plan = with_previous(make_plan(config))
+    return run_job(config)[0]
+
+
+def run_job(config: AnswerConfig) -> tuple[dict[str, Any], bool]:
+    """The manifest of ``answer_documents``, and whether anything was run: not if the output was finished before."""
+    plan = checked_plan(config)
     previous = plan.previous.origin
     with acquire_output(plan.output, plan.identity, retry=config.retry_rejects, previous=previous) as output:
         if output.finished:
-            return retry_rejects(plan, output) if config.retry_rejects else finished_manifest(plan, output)
+            manifest = retry_rejects(plan, output) if config.retry_rejects else finished_manifest(plan, output)
+            return manifest, output.run_id in [retry["run_id"] for retry in manifest.get("retries", [])]
         parts = list_parts(output.parts, plan.documents.id_column, plan.documents.hash_key)
         with logged_to(join(plan.output, "run.log")), ray_started():
             run_metrics = answer_unfinished(plan, output, finished_documents(parts))
-            return commit(plan, output, run_metrics, parts)
+            return commit(plan, output, run_metrics, parts), True
 
 
-def check_job(config: AnswerConfig) -> tuple[Plan, OutputFolder, Resources]:
-    """Checks everything that a run would, and leaves nothing behind; returns its plan, output and resources.
+def checked_plan(config: AnswerConfig) -> Plan:
+    """The plan of the job, with the answers of earlier outputs.
 
     Raises:
         UserError: as ``answer_documents``.
     """
     configure_s3(**config.storage.model_dump())
+    LOG.info("planning: reading the model, the documents and the questions")
     plan = with_previous(make_plan(config))
+    check_questions_to_all(plan)
+    return plan
+
+
+def check_job(config: AnswerConfig) -> tuple[Plan, OutputFolder, Resources, Counter[str]]:
+    """Checks everything that a run would, and leaves nothing behind; returns its plan, output, resources and, by
+    reason, the rejects that are certain.
+
+    Raises:
+        UserError: as ``answer_documents``; or more rejects are certain than the job may have.
+    """
+    plan = checked_plan(config)
     output = inspect_output(plan.output, plan.identity)
     check_same_previous(output, plan.previous.origin)
     check_writable(plan.output)
+    rejects = check_known_rejects(plan)
     with ray_started():
-        return plan, output, allocate_resources(config, plan.num_windows)
+        return plan, output, allocate_resources(config, plan.num_windows), rejects
 
 
 def with_previous(plan: Plan) -> Plan:
@@ -144,11 +166,18 @@ def run(
     plan: Plan, output: OutputFolder, resources: Resources, row_groups: list[RowGroup], finished: np.ndarray
 ) -> dict[str, Any]:
     """Answers the unfinished documents of these row groups on Ray Data; returns the run's metrics."""
-    stats = run_on_driver_node(RunStats).remote(len(finished), plan.num_pairs, plan.config.limits.max_rejected_fraction)
+    limit = plan.config.limits.max_rejected_fraction
+    stats = run_on_driver_node(RunStats).remote(len(finished), plan.num_pairs, limit, plan.max_rejects)
     dataset = answered_dataset(plan, output, resources, row_groups, finished, stats)
     # As if nothing had changed that was answered before: what has, only the documents' texts tell.
     new_windows = plan.num_windows * (1 - min(1, plan.previous.num_answers / plan.num_pairs))
-    LOG.info("answering %d questions in about %d windows", plan.num_pairs, new_windows)
+    for table, files in plan.inputs.items():
+        LOG.info("%s: %s", table, files.words)
+    LOG.info(
+        "answering %s in about %s, once the model is loaded",
+        counted(plan.num_pairs, "question"),
+        counted(round(new_windows), "window"),
+    )
 
     def poll(timeout: float | None = None) -> Counts:
         return ray.get(stats.counts.remote(), timeout=timeout)  # pyright: ignore[reportReturnType] (an untyped method)
@@ -242,7 +271,7 @@ def actor_settings(plan: Plan, resources: Resources, parts: str) -> ActorSetting
     return ActorSettings(
         storage=plan.config.storage.model_dump(),
         model=plan.model,
-        model_fingerprint=plan.checkpoint.fingerprint,
+        proof=plan.proof,
         id_column=plan.documents.id_column,
         inference=plan.settings,
         device=resources.device,

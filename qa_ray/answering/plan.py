@@ -1,4 +1,4 @@
-"""The config of an answer job -> a checked plan with an estimate of the work, before Ray starts or weights load."""
+"""The config of an answer job -> a checked plan with an estimate of the work, before Ray starts."""
 
 import glob
 import json
@@ -12,12 +12,14 @@ from qa_ray.errors import InputError
 from qa_ray.inference.settings import InferenceSettings, resolve_settings
 from qa_ray.inference.windows import windows
 from qa_ray.io.document_table import DocumentTable, open_documents, sample
+from qa_ray.io.parquet_listing import FileCounts
 from qa_ray.io.question_table import QuestionTable, no_questions, open_questions
 from qa_ray.io.row_checks import check
 from qa_ray.io.storage import absolute_uri
-from qa_ray.io.table_files import check_column
+from qa_ray.io.table_files import check_name
 from qa_ray.log import LOG
 from qa_ray.model.checkpoint import Checkpoint, model_anywhere, open_checkpoint
+from qa_ray.model.proof import Proof, prove
 from qa_ray.model.tokenizer import Tokenizer
 from qa_ray.output.sinks import check_formats
 from qa_ray.schemas import Layout
@@ -43,6 +45,7 @@ class Plan:
     documents: DocumentTable
     questions: QuestionTable  # the separate table; the documents' own lists are not in it
     checkpoint: Checkpoint
+    proof: Proof  # of the checkpoint, for the actors
     settings: InferenceSettings
     identity: dict[str, Any]
     num_pairs: int  # (document, question) pairs, each of which becomes an answer or a reject
@@ -51,12 +54,35 @@ class Plan:
     previous: PreviousAnswers = NO_ANSWERS  # that are taken over
     only: QuestionTable | None = None  # the pairs to ask, for a retry; their texts are not needed. None: all
 
+    @property
+    def inputs(self) -> dict[str, FileCounts]:
+        """The files of each table, and those beside them."""
+        questions = {"questions": self.questions.files} if self.config.questions else {}
+        return {"documents": self.documents.files, **questions}
+
+    @property
+    def max_rejects(self) -> int:
+        """How many rejects the job may have."""
+        return max_rejects(self.config.limits.max_rejected_fraction, self.num_pairs, self.documents.num_documents)
+
     def rows_per_block(self, device: str, num_actors: int) -> int:
         """Documents per block, such that a block has at most about BLOCK_WINDOWS and each actor gets at least four."""
         windows_per_document = max(self.num_windows / self.documents.num_documents, 1e-6)
         by_windows = BLOCK_WINDOWS[device] / windows_per_document
         by_actors = self.documents.num_documents / (4 * num_actors)
         return max(1, int(min(by_windows, by_actors, 4096)))
+
+
+def max_rejects(limit: float, num_pairs: int, num_documents: int) -> int:
+    """How many of ``num_pairs`` questions may be rejected, at a largest share of ``limit``.
+
+    Always as many as one document has on average, so that an empty file among nine fails no job, but not all of them;
+    none if ``limit`` is 0.
+    """
+    if not limit:
+        return 0
+    of_one_document = max(1, num_pairs // max(2, num_documents))
+    return max(int(limit * num_pairs + 1e-9), min(of_one_document, num_pairs - 1))
 
 
 def make_plan(config: AnswerConfig) -> Plan:
@@ -70,16 +96,19 @@ def make_plan(config: AnswerConfig) -> Plan:
     checkpoint = open_checkpoint(model)
     tokenizer = Tokenizer(checkpoint.folder)
     layout = tokenizer.layout()
+    proof = prove(checkpoint, tokenizer)
     settings = resolve_settings(
         checkpoint,
         layout,
-        tokenizer.model_max_tokens,
+        proof.max_tokens,
         **config.windows.model_dump(exclude={"long_questions"}),
         **config.answers.model_dump(),
     )
     columns = config.columns.model_dump()
     documents = open_documents(absolute_uri(config.documents), columns, config.columns.keep, with_lists=True)
     questions, questions_fingerprint = _open_questions(config, documents)
+    for note in (*documents.notes, *questions.notes):
+        LOG.warning("%s", note)
     num_pairs = questions.num_bound + len(questions.to_all) * documents.num_documents + documents.num_listed
     num_tokens, num_windows = _estimate(documents, questions, num_pairs, tokenizer, layout, settings)
     identity = {
@@ -100,6 +129,7 @@ def make_plan(config: AnswerConfig) -> Plan:
         documents=documents,
         questions=questions,
         checkpoint=checkpoint,
+        proof=proof,
         settings=settings,
         identity=json.loads(json.dumps(identity)),
         num_pairs=num_pairs,
@@ -123,13 +153,13 @@ def _open_questions(config: AnswerConfig, documents: DocumentTable) -> tuple[Que
         if not documents.lists:
             raise InputError(
                 f"questions: no table is given, and columns.questions={column!r} is none of the documents' columns "
-                f"{', '.join(documents.schema.names)}; give questions=…, or name the column with lists of questions"
+                f"{', '.join(documents.all_columns)}; give questions=…, or name the column with lists of questions"
             )
         if not documents.num_listed:
             raise InputError(f"documents: no question in the lists of the column {column!r}; nothing to ask")
         return no_questions(), None
     if not documents.lists and column not in (None, type(config.columns).model_fields["questions"].default):
-        check_column(documents.schema, "questions", column, "documents")
+        check_name(documents.all_columns, "questions", column, "documents")
     questions, fingerprint = open_questions(absolute_uri(config.questions), config.columns.model_dump())
     if documents.lists and fingerprint == documents.fingerprint:
         raise InputError(
@@ -181,10 +211,11 @@ def _estimate(
         room = settings.max_tokens - layout.num_special_tokens - question_tokens
         return len(windows(document_tokens, room, settings.overlap_tokens))
 
-    num_bytes = num_tokens = num_windows = 0
+    num_sampled = num_bytes = num_tokens = num_windows = 0
     for document_id, text, listed in sample(documents, SAMPLE_DOCUMENTS):
         checked = check(document_id, text, questions.of(document_id), listed)
         document = tokenizer(checked.text) if checked.text else ()
+        num_sampled += 1
         num_bytes += len(text.as_buffer() or b"")
         num_tokens += len(document)
         weight = max(1.0, len(checked.questions) / SAMPLE_QUESTIONS)
@@ -197,5 +228,6 @@ def _estimate(
         num_tokens = documents.text_bytes // BYTES_PER_TOKEN
         mean_tokens = max(1, num_tokens // documents.num_documents)
         return num_tokens, num_pairs * num_windows_of(mean_tokens, QUESTION_TOKENS)
-    scale = documents.text_bytes / num_bytes
+    # The size of all texts is that in the files, with what compression and encoding add: much, for a few texts.
+    scale = 1.0 if num_sampled == documents.num_documents else documents.text_bytes / num_bytes
     return round(num_tokens * scale), round(num_windows * scale)

@@ -26,6 +26,7 @@ import pyarrow.parquet as pq
 import ray
 
 from qa_ray.errors import InputError, OutputError
+from qa_ray.io.id_types import id_strings
 from qa_ray.io.row_checks import CheckedDocument
 from qa_ray.io.storage import absolute_uri, configure_s3, join, open_filesystem, open_parquet
 from qa_ray.io.storage_errors import reading
@@ -158,7 +159,8 @@ def read_keys(storage: dict[str, Any], answers: AnswersFile) -> np.ndarray:
     keys = [np.empty(0, KEY)]
     with reading(answers.uri, "previous"):
         for batch in _open(answers).iter_batches(ROWS_PER_BATCH, columns=KEY_COLUMNS):
-            keys.append(_as_array(map(pair_key, *(batch[name].to_pylist() for name in KEY_COLUMNS))))
+            ids = (id_strings(batch[name]).to_pylist() for name in KEY_COLUMNS[:2])
+            keys.append(_as_array(map(pair_key, *ids, *(batch[name].to_pylist() for name in KEY_COLUMNS[2:]))))
     return np.concatenate(keys)
 
 
@@ -243,7 +245,8 @@ def read_rows_at(
 ) -> list[pa.Table] | pa.Table:
     """A table for each group of rows, which are sorted; of a single group, that table itself, as Ray wants it.
 
-    They have the columns of schemas.ANSWERS, and ``position``; ``start`` is the position of the file's first answer.
+    They have the columns of schemas.ANSWERS, with ids as large strings, and ``position``; ``start`` is the position of
+    the file's first answer.
     """
     configure_s3(**storage)
     pieces: list[list[pa.Table]] = [[] for _ in rows_by_group]
@@ -255,6 +258,8 @@ def read_rows_at(
             if not any(map(len, wanted)):
                 continue
             table = file.read_row_group(number, columns=ANSWERS.names).select(ANSWERS.names)
+            for column in ("document_id", "question_id"):  # outputs may differ in the types of their ids
+                table = table.set_column(ANSWERS.get_field_index(column), column, id_strings(table[column]))
             for piece, rows in zip(pieces, wanted, strict=True):
                 positions = pa.array(start + rows, pa.int64())
                 piece.append(table.take(pa.array(rows - first)).append_column("position", positions))

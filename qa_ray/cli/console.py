@@ -1,4 +1,4 @@
-"""What a job prints: the plan before it, and its results after it."""
+"""What a job prints when it has ended: its first results, its counts, and where they are."""
 
 from typing import Any
 
@@ -8,12 +8,11 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from qa_ray.answering.plan import Plan
 from qa_ray.config import AnswerConfig, FinetuneConfig
 from qa_ray.io.storage import absolute_uri, join, open_filesystem, open_parquet
-from qa_ray.output.folder import OutputFolder
-from qa_ray.runtime.resources import Resources
 from qa_ray.schemas import ANSWER
+from qa_ray.training.fit import compare_with_start, describe_fit
+from qa_ray.wording import counted
 
 MAX_CHARS = 500  # shown of an answer or a snippet
 EPOCH_COLUMNS = {
@@ -24,67 +23,20 @@ EPOCH_COLUMNS = {
 }
 
 
-def show_plan(plan: Plan, output: OutputFolder, resources: Resources, console: Console) -> None:
-    """What ``--check`` prints."""
-    documents, settings = plan.documents, plan.settings
-    actors = f"{resources.min_actors} to {resources.max_actors}"
-    if resources.min_actors == resources.max_actors:
-        actors = str(resources.max_actors)
-    gpus = f" and {resources.gpus_per_actor} GPUs" if resources.device == "cuda" else ""
-    rows = {
-        "documents": f"{documents.num_documents:,} in {len(documents.paths):,} files, "
-        f"{documents.text_bytes / 1e6:,.1f} MB of text",
-        "questions": f"{_sources(plan)}: {plan.num_pairs:,} answers",
-        **({"previous": _previous(plan)} if plan.config.previous else {}),
-        "model": f"{plan.checkpoint.name} ({plan.checkpoint.fingerprint[:12]})",
-        "windows": f"about {plan.num_windows:,} of at most {settings.max_tokens:,} tokens, "
-        f"overlap {settings.overlap_tokens}",
-        "output": plan.output,
-        "state": _state(output),
-        "actors": f"{actors} on {resources.device} in {resources.dtype}, each {resources.cpus_per_actor} CPUs{gpus}",
-    }
-    table = Table(title="Plan", show_header=False, title_justify="left")
-    for name, value in rows.items():
-        table.add_row(name, escape(value))
-    console.print(table)
-    console.print("all checks passed; nothing was run")
-
-
-def _sources(plan: Plan) -> str:
-    """Where the questions come from, and how many of each kind there are."""
-    documents, questions = plan.documents, plan.questions
-    counts = [f"{documents.num_listed:,} in the column {documents.lists.column!r}"] if documents.lists else []
-    if len(questions):
-        counts += [f"{questions.num_bound:,} about one document", f"{len(questions.to_all):,} asked of every document"]
-    return ", ".join(counts)
-
-
-def _previous(plan: Plan) -> str:
-    """How many answers of earlier runs there are."""
-    num_outputs = len(plan.previous.outputs)
-    return f"{plan.previous.num_answers:,} answers in {num_outputs} earlier output{'s'[: num_outputs != 1]}"
-
-
-def _state(output: OutputFolder) -> str:
-    if output.finished:
-        return "finished: the same command would change nothing"
-    return "unfinished: the same command would resume it" if output.resumed else "new"
-
-
-def show_answers(manifest: dict[str, Any], config: AnswerConfig, console: Console) -> None:
-    """The first answers, the counts, and the paths of the results."""
+def show_answers(manifest: dict[str, Any], config: AnswerConfig, console: Console, *, was_run: bool = True) -> None:
+    """The first answers, the counts, and the paths of the results; whether any of it ``was_run`` by this command."""
     counts, output = manifest["counts"], absolute_uri(config.output)
     if config.preview and counts["answers"]:
         _show_first(output, manifest["files"]["answers"][0]["name"], config.preview, console)
-    rate = manifest.get("windows_per_second")  # absent if this run found everything finished
-    rate = f", {rate:,.1f} windows/s once the model was loaded" if rate else ""
     console.print(
-        f"{counts['answers']:,} answers and {counts['rejects']:,} rejects for {counts['documents']:,} documents "
-        f"({counts['windows']:,} windows, {counts['tokens']:,} tokens) in {manifest['seconds']:,.0f} s{rate}"
+        f"{counted(counts['answers'], 'answer')} and {counted(counts['rejects'], 'reject')} for "
+        f"{counted(counts['documents'], 'document')} ({counted(counts['windows'], 'window')}, "
+        f"{counted(counts['tokens'], 'token')}){_how_long(manifest) if was_run else ''}"
     )
-    if num_reused := counts.get("reused"):
-        num_windows = manifest["windows_this_run"]
-        console.print(f"{num_reused:,} of the answers are of earlier runs; this one read {num_windows:,} windows")
+    if not was_run:
+        console.print("finished before, nothing was run")
+    elif counts.get("reused") or manifest.get("windows_this_run", counts["windows"]) != counts["windows"]:
+        console.print(_what_was_new(manifest))
     if counts["rejects"]:
         reasons = ", ".join(f"{reason} {count}" for reason, count in counts["rejects_by_reason"].items())
         console.print(f"[yellow]rejects: {escape(reasons)}[/]; see {escape(join(output, 'rejects'))}")
@@ -94,13 +46,31 @@ def show_answers(manifest: dict[str, Any], config: AnswerConfig, console: Consol
             console.print(f"{escape(folder)}: {escape(join(output, folder))}", soft_wrap=True)
 
 
+def _how_long(manifest: dict[str, Any]) -> str:
+    """The time of the run that ended now, and its rate; a retry has its own."""
+    figures = manifest["retries"][-1] if manifest.get("retries") else manifest
+    rate = figures.get("windows_per_second")  # absent if this run found all documents finished
+    rate = f", {rate:,.1f} windows/s once the model was loaded" if rate else ""
+    return f" in {figures['seconds']:,.0f} s{rate}"
+
+
+def _what_was_new(manifest: dict[str, Any]) -> str:
+    """How much of the answers this run computed."""
+    if retries := manifest.get("retries"):
+        return f"{counted(retries[-1]['answers'], 'answer')} to questions that had been rejected: new"
+    new = f"this one read {counted(manifest['windows_this_run'], 'window')}"
+    if num_reused := manifest["counts"].get("reused"):
+        return f"{num_reused:,} of the answers {'is' if num_reused == 1 else 'are'} of earlier runs; {new}"
+    return f"some were answered before it was interrupted; {new}"
+
+
 def _show_first(output: str, file: str, num_rows: int, console: Console) -> None:
     filesystem, path = open_filesystem(join(output, "answers", file))
     # Passed-through columns may hold anything, even strings that are not UTF-8: they are not read.
     columns = ["document_id", *ANSWER.names]
     rows = next(open_parquet(filesystem, path, "answers").iter_batches(num_rows, columns=columns)).to_pylist()
     for row in sorted(rows, key=lambda row: (row["document_id"], row["question_id"])):
-        console.print(f"[dim]{escape(row['document_id'])}[/]  {escape(row['question'])}", highlight=False)
+        console.print(f"[dim]{escape(str(row['document_id']))}[/]  {escape(row['question'])}", highlight=False)
         if row["answer"] is None:
             console.print(f"    [dim]no answer ({row['no_answer_score']:.2f})[/]\n")
             continue
@@ -120,19 +90,35 @@ def _shortened(text: str) -> str:
     return text if len(text) <= MAX_CHARS else text[: MAX_CHARS - 1] + "…"
 
 
-def show_finetuning(manifest: dict[str, Any], config: FinetuneConfig, console: Console) -> None:
+def describe_counts(counts: dict[str, int]) -> str:
+    """The counts of a fine-tuning's manifest that are not 0, as one line: 3 training questions, 4 gold as given."""
+    names = {name: name.replace("_", " ") for name, count in counts.items() if count}
+    return ", ".join(
+        counted(counts[name], words.removesuffix("s")) if words.endswith("s") else f"{counts[name]:,} {words}"
+        for name, words in names.items()
+    )
+
+
+def show_finetuning(
+    manifest: dict[str, Any], config: FinetuneConfig, console: Console, *, was_run: bool = True
+) -> None:
     """The size of the data, the validation scores of every epoch, and the path of the best model."""
     output = absolute_uri(config.output)
-    counts = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in manifest["counts"].items() if count)
-    console.print(escape(counts), highlight=False)
+    console.print(escape(describe_counts(manifest["counts"])), highlight=False)
+    if not was_run:
+        console.print("finished before, nothing was run")
     table = Table(title="Validation after each epoch", title_justify="left")
     for heading in ("epoch", *EPOCH_COLUMNS.values(), "calibration error"):
         table.add_column(heading, justify="right")
-    for epoch in manifest["epochs"]:
-        mark = " (best)" if epoch == manifest["best"] else ""
+    epochs, best = manifest["epochs"], manifest["best"]
+    for epoch in epochs:
+        mark = "" if epoch["epoch"] else " (start)"
+        mark = " (best)" if epoch == best else mark
         cells = [f"{epoch[name]:.2f}" for name in EPOCH_COLUMNS]
         table.add_row(f"{epoch['epoch']}{mark}", *cells, f"{epoch['expected_calibration_error']:.3f}")
     console.print(table)
+    for line in describe_fit(manifest["fitted"]) + compare_with_start(epochs, best):
+        console.print(escape(line), highlight=False)
     console.print(f"model: {escape(join(output, 'model'))}", soft_wrap=True, highlight=False)
     if manifest["counts"]["rejects"]:
         console.print(f"rejects: {escape(join(output, 'rejects'))}/*.parquet", soft_wrap=True, highlight=False)

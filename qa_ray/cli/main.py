@@ -1,197 +1,64 @@
-"""The verbs of ``qa-ray``, each ``VERB CONFIG.yaml [key=value …]``; jobs/*.py call the same functions.
+"""The entry point of ``qa-ray``, and of jobs/*.py: ``VERB CONFIG.yaml [key=value …]``.
 
-Errors of the user and of the job end in one line on stderr and an exit code (``parser.EXIT_CODES``).
+Errors of the user and of the job end in one line on stderr and an exit code (``parser.EXIT_CODES``). What is slow to
+load is loaded once the first line is on the terminal.
 """
 
 import argparse
-import os
+import io
 import signal
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+import sys
+from collections.abc import Sequence
 
-from rich.console import Console
-from rich.markup import escape
-
-from qa_ray.cli.parser import parse
-from qa_ray.config import (
-    CONFIGS,
-    AnswerConfig,
-    EvaluateConfig,
-    FinetuneConfig,
-    LengthenConfig,
-    PrepareConfig,
-    read_config,
-    read_storage,
-)
-from qa_ray.config.template import render
+from qa_ray.cli.parser import FAILED, INTERRUPTED, REFUSED, parse
 from qa_ray.errors import JobError, UserError
-
-DONE, FAILED, REFUSED, WITH_REJECTS, INTERRUPTED = 0, 1, 2, 3, 130
-OUTPUT_CLOSED = 128 + 13  # as shells report a program that SIGPIPE ended
-
-
-class Output(Console):
-    """Standard output. If its reader, such as ``head``, closes it, the command ends quietly."""
-
-    def on_broken_pipe(self) -> None:
-        """Redirects standard output to nowhere, and exits."""
-        with suppress(SystemExit):  # rich exits with 1, which says that the job failed
-            super().on_broken_pipe()
-        raise SystemExit(OUTPUT_CLOSED)
-
-
-def init(arguments: argparse.Namespace, console: Console) -> int:
-    """Prints a config with comments."""
-    console.out(render(arguments.template), end="", highlight=False)
-    return DONE
-
-
-def prepare(arguments: argparse.Namespace, console: Console) -> int:
-    """Sources -> documents and questions."""
-    from qa_ray.io.storage import configure_s3
-    from qa_ray.preparation.job import prepare as prepare_tables
-
-    config = read_config(PrepareConfig, arguments.config, arguments.settings)
-    configure_s3(**config.storage.model_dump())
-    console.print(escape(str(prepare_tables(**config.model_dump(exclude={"storage"})))))
-    return DONE
-
-
-def answer(arguments: argparse.Namespace, console: Console) -> int:
-    """Documents and questions -> answers."""
-    from qa_ray.answering.job import answer_documents, check_job
-    from qa_ray.cli.console import show_answers, show_plan
-
-    config = read_config(AnswerConfig, arguments.config, arguments.settings)
-    if arguments.check:
-        show_plan(*check_job(config), console)
-        return DONE
-    manifest = answer_documents(config)
-    show_answers(manifest, config, console)
-    # To Ray, a job that ends with anything but 0 has failed.
-    return WITH_REJECTS if manifest["counts"]["rejects"] and not is_ray_job() else DONE
-
-
-def is_ray_job() -> bool:
-    """Whether this process was started by Ray's Job API."""
-    return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
-
-
-def evaluate(arguments: argparse.Namespace, console: Console) -> int:
-    """Answers and gold answers -> scores."""
-    from qa_ray.cli.evaluation_table import evaluation_table
-    from qa_ray.evaluation.evaluate import evaluate as score
-    from qa_ray.evaluation.html_report import page
-    from qa_ray.io.storage import configure_s3, join, write_text
-
-    config = read_config(EvaluateConfig, arguments.config, arguments.settings)
-    configure_s3(**config.storage.model_dump())
-    evaluation = score(config.answers, config.questions, config.metric, config.by, config.resamples)
-    console.print(evaluation_table(evaluation))
-    if config.output:
-        write_text(join(config.output, "scores.json"), evaluation.to_json())
-        write_text(join(config.output, "scores.html"), page(evaluation, config.answers, config.questions))
-        console.print(f"page: {escape(join(config.output, 'scores.html'))}", soft_wrap=True, highlight=False)
-    return DONE
-
-
-def lengthen(arguments: argparse.Namespace, console: Console) -> int:
-    """A BERT or RoBERTa checkpoint -> a Longformer."""
-    from qa_ray.io.storage import configure_s3
-    from qa_ray.model.lengthen import lengthen as make_longformer
-
-    config = read_config(LengthenConfig, arguments.config, arguments.settings)
-    configure_s3(**config.storage.model_dump())
-    console.print(escape(str(make_longformer(**config.model_dump(exclude={"storage"})))), soft_wrap=True)
-    return DONE
-
-
-def finetune(arguments: argparse.Namespace, console: Console) -> int:
-    """Documents and questions with gold answers -> a fine-tuned model."""
-    from qa_ray.cli.console import show_finetuning
-    from qa_ray.training.job import finetune as finetune_model
-
-    config = read_config(FinetuneConfig, arguments.config, arguments.settings)
-    show_finetuning(finetune_model(config), config, console)
-    return DONE
-
-
-def submit(arguments: argparse.Namespace, console: Console) -> int:
-    """Runs one of the other verbs as a job on a Ray cluster, and follows its log."""
-    from qa_ray.runtime.submit import submit as submit_job
-
-    config = read_config(CONFIGS[arguments.job], arguments.config, arguments.settings)
-    job = submit_job(arguments.job, config, arguments.address, with_code=arguments.with_code)
-    for line in (
-        f"job {job.id}: {job.page}",
-        f"logs: ray job logs --follow --address {job.address} {job.id}",
-        f"status: ray job status --address {job.address} {job.id}",
-        f"stop: ray job stop --address {job.address} {job.id}",
-    ):
-        console.print(escape(line), soft_wrap=True, highlight=False)
-    if arguments.no_wait:
-        return DONE
-    try:
-        outcome = job.follow(lambda lines: console.out(lines, end="", highlight=False))
-    except KeyboardInterrupt:
-        console.print("stopped following the log; the job continues")
-        return INTERRUPTED
-    console.print(f"job {job.id}: {outcome}")
-    return DONE if outcome == "SUCCEEDED" else FAILED
-
-
-def verify(arguments: argparse.Namespace, console: Console) -> int:
-    """An output folder against its manifest."""
-    from qa_ray.io.storage import configure_s3
-    from qa_ray.output.verify import verify as verify_output
-
-    configure_s3(**read_storage(arguments.settings).model_dump())
-    verification = verify_output(arguments.output)
-    for problem in verification.problems:
-        console.print(escape(problem), soft_wrap=True, highlight=False)
-    console.print(
-        f"{verification.num_files} files, {verification.num_bytes:,} bytes: "
-        + (f"{len(verification.problems)} problems" if verification.problems else "as the manifest says"),
-        highlight=False,
-    )
-    return FAILED if verification.problems else DONE
-
-
-VERBS: dict[str, Callable[[argparse.Namespace, Console], int]] = {
-    "init": init,
-    "prepare": prepare,
-    "answer": answer,
-    "evaluate": evaluate,
-    "finetune": finetune,
-    "lengthen": lengthen,
-    "submit": submit,
-    "verify": verify,
-}
+from qa_ray.log import LOG, shown
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one verb; returns the exit code."""
+    for stream in (sys.stdout, sys.stderr):  # in a locale of few characters, an answer is printed with escapes
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     arguments = parse(argv)
-    errors = Console(stderr=True, highlight=False, soft_wrap=True)
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        return VERBS[arguments.verb](arguments, Output())
+        with shown():
+            return _run(arguments)
     except UserError as error:
-        errors.print(f"[bold red]error:[/] {escape(str(error))}")
-        return REFUSED
+        return _end_with("error", str(error), REFUSED)
     except JobError as error:
-        errors.print(f"[bold red]failed:[/] {escape(str(error))}")
-        return FAILED
+        return _end_with("failed", str(error), FAILED)
     except Exception as error:
+        if type(error).__module__.startswith("ray."):
+            from qa_ray.runtime.failures import explain as in_our_words
+
+            return _end_with("failed", str(in_our_words(error)), FAILED)
         from qa_ray.io.storage_errors import came_from_storage, explain
 
         if not came_from_storage(error):
             raise
-        errors.print(f"[bold red]failed:[/] storage: {escape(explain(error))}; run the same command again to resume")
-        return FAILED
+        return _end_with("failed", f"storage: {explain(error)}; run the same command again to resume", FAILED)
     except KeyboardInterrupt:
-        errors.print("interrupted; finished work is kept: run the same command again to resume")
+        sys.stderr.write("interrupted; finished work is kept: run the same command again to resume\n")
         return INTERRUPTED
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    if arguments.verb != "init" and sys.stderr.isatty():  # in a log file, what comes first is what is checked first
+        LOG.info("reading %s", arguments.output if arguments.verb == "verify" else arguments.config)
+    from qa_ray.cli.verbs import VERBS, Output
+
+    return VERBS[arguments.verb](arguments, Output())
+
+
+def _end_with(label: str, message: str, exit_code: int) -> int:
+    from rich.console import Console
+    from rich.markup import escape
+
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    console.print(f"[bold red]{label}:[/] {escape(message)}")
+    return exit_code
 
 
 def _interrupt(number: int, frame: object) -> None:

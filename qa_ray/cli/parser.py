@@ -5,9 +5,13 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from qa_ray.config import CONFIGS
-from qa_ray.config.template import TEMPLATES
 from qa_ray.version import VERSION
+
+# The names of qa_ray.config.CONFIGS and TEMPLATES, here as words: a help page does not wait for what they need.
+JOBS = ("prepare", "answer", "evaluate", "finetune", "lengthen")
+TEMPLATES = (*JOBS, "calibrate")
+CHECKED_JOBS = ("answer", "finetune")  # those with --check
+DONE, FAILED, REFUSED, WITH_REJECTS, INTERRUPTED = 0, 1, 2, 3, 130
 
 ABOUT = """\
 Extractive question answering over long documents, as a distributed batch job
@@ -31,7 +35,7 @@ exit codes:
   0    done
   1    failed: run the same command again to resume
   2    refused: a setting, input, model or output must be fixed; see the message
-  3    done, with rejects (answer only; 0 in a Ray job)
+  3    done, with rejects (answer and prepare; 0 in a Ray job)
   130  interrupted by Ctrl-C or SIGTERM: run the same command again to resume
 """
 
@@ -73,14 +77,17 @@ examples:
   qa-ray prepare prepare.yaml source=dev-v2.0.json output=squad
 
 reads:
-  source              SQuAD JSON (v1, v2), a folder of text files, or a dataset
-                      for the `datasets` library (a hub id or local files)
+  source              SQuAD JSON (v1, v2), a folder of text files, a table with
+                      a question per row (JSON lines, CSV, Parquet), or the hub
+                      id of a dataset
 
 writes:
   OUTPUT/documents    Parquet: document_id, text
   OUTPUT/questions    Parquet: question_id, question, document_id, answers
   OUTPUT/rejects      rows that could not be used, with the reason; only if any
-  Tables of an earlier prepare are replaced when the new ones are complete.
+  OUTPUT/_PREPARED.json  the counts, and the files that were not read, by kind
+  Tables of an earlier prepare of the same source are replaced when the new ones
+  are complete; those of another source never are.
 
 Your own Parquet tables need no prepare: see `columns` in `qa-ray init answer`.
 
@@ -143,6 +150,7 @@ read more: docs/how-to/no-answer-and-scores.md, docs/how-to/calibrate.md
         """\
 examples:
   qa-ray init finetune > finetune.yaml
+  qa-ray finetune finetune.yaml --check
   qa-ray finetune finetune.yaml training.epochs=2 output=out/finetuned
   qa-ray answer answer.yaml model=out/finetuned/model
 
@@ -209,6 +217,7 @@ read more: docs/reference/outputs.md
         "run a verb as a job on a Ray cluster and follow its log",
         """\
 examples:
+  qa-ray submit answer.yaml --address http://127.0.0.1:8265 --check
   qa-ray submit answer.yaml --address http://127.0.0.1:8265
   qa-ray submit finetune.yaml --job finetune --address http://127.0.0.1:8265
 
@@ -277,11 +286,14 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _add_options(verb: str, parser: argparse.ArgumentParser) -> None:
-    if verb == "answer":
+    if verb in CHECKED_JOBS:
         parser.add_argument("--check", action="store_true", help="check everything, print the plan, run nothing")
     if verb == "submit":
         parser.add_argument("--address", required=True, metavar="URL", help="of Ray's dashboard: http://127.0.0.1:8265")
-        parser.add_argument("--job", choices=CONFIGS, default="answer", help="the verb to run (default: answer)")
+        parser.add_argument("--job", choices=JOBS, default="answer", help="the verb to run (default: answer)")
+        parser.add_argument(
+            "--check", action="store_true", help="run the verb's --check on the cluster: answer and finetune"
+        )
         parser.add_argument(
             "--with-code", action="store_true", help="upload this qa-ray (default: the one installed on the nodes)"
         )

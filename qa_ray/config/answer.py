@@ -68,11 +68,10 @@ class RunnerSettings(Section):
         "core if there is work for it.",
         examples=[8, [1, 32]],
     )
-    cpus_per_actor: PositiveInt | None = Field(
-        default=None,
-        description="CPU cores of an actor, all on one node. If unset, the most that all actors find on the nodes; 1 "
-        "with a GPU.",
-        examples=[4],
+    cpus_per_actor: PositiveInt = Field(
+        default=1,
+        description="CPU cores, and threads, of an actor. On CPUs more actors are faster than more threads, above all "
+        "beside other processes.",
     )
     gpus_per_actor: float | None = Field(
         default=None,
@@ -130,7 +129,8 @@ class Limits(Section):
         default=0.05,
         ge=0,
         le=1,
-        description="Largest share of rejects among all questions asked; more of them fail the job. No result is lost.",
+        description="Largest share of rejects among all questions asked; more of them fail the job. No result is lost. "
+        "Of few documents, always as many as one of them has on average, but not all. 0: none.",
     )
     block_timeout_s: float | None = Field(
         default=600,

@@ -22,7 +22,7 @@ class GoldColumns(Columns):
 
 
 class ValidationSettings(Section):
-    """Questions that are answered after every epoch, to choose the best model and to calibrate its scores.
+    """Questions that are answered before training and after every epoch, to choose the best one and to fit its scores.
 
     Either tables of their own, or a share of the training documents.
     """
@@ -53,18 +53,21 @@ class ValidationSettings(Section):
 
 
 class TrainingSettings(Section):
-    """What is trained, and how. Every setting but batch_tokens changes the result."""
+    """What is trained, and how. Every setting changes the result; batch_tokens only by dropout and rounding."""
 
     epochs: NonNegativeInt = Field(
         default=3,
         description="Passes over the training questions. 0: the weights stay as they are, and the scores are "
-        "calibrated on all questions (see `qa-ray init calibrate`).",
+        "calibrated on all questions, of which it takes 100 or more (see `qa-ray init calibrate`).",
     )
     learning_rate: float = Field(
         default=3e-5, gt=0, description="Learning rate at its peak; then it falls linearly to 0."
     )
     warmup: float = Field(
-        default=0.1, ge=0, le=1, description="Share of the run in which the learning rate rises from 0 to its peak."
+        default=0.1,
+        ge=0,
+        le=1,
+        description="Share of the run in which the learning rate rises to its peak; no step has a rate of 0.",
     )
     weight_decay: float = Field(default=0.01, ge=0, description="Weight decay of AdamW.")
     max_gradient_norm: float = Field(default=1.0, gt=0, description="Gradients are clipped to this norm.")

@@ -8,6 +8,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from qa_ray.config.sections import JobConfig, Section, StorageSettings
+from qa_ray.config.yaml_text import read_word, read_yaml, takes_text, type_of_setting
 from qa_ray.errors import ConfigError
 from qa_ray.io.storage import open_filesystem
 
@@ -19,13 +20,16 @@ Config = TypeVar("Config", bound=JobConfig)
 def read_config(config_class: type[Config], path: str, settings: Sequence[str] = ()) -> Config:
     """The config in the YAML file ``path``, a local path or a URI.
 
-    ``settings`` are ``key=value`` overrides such as ``windows.max_tokens=4096``; their values are YAML.
+    ``settings`` are ``key=value`` overrides such as ``windows.max_tokens=4096``; their values are YAML, or plain text
+    where a setting wants text. Keys with a dot may also stand in the file.
 
     Raises:
         ConfigError: no such file, not YAML, an unknown or a missing key, a wrong value.
     """
     values = _read_yaml(config_class, path)
-    _override_all(values, settings)
+    for key in [key for key in values if isinstance(key, str) and "." in key]:
+        _override(values, key, values.pop(key))
+    _override_all(config_class, values, settings)
     return check_config(config_class, values, path)
 
 
@@ -36,7 +40,7 @@ def read_storage(settings: Sequence[str]) -> StorageSettings:
         ConfigError: as ``read_config``.
     """
     values: dict[str, Any] = {}
-    _override_all(values, settings)
+    _override_all(_OnlyStorage, values, settings)
     return check_config(_OnlyStorage, values, "settings").storage
 
 
@@ -44,12 +48,12 @@ class _OnlyStorage(JobConfig):
     storage: StorageSettings = StorageSettings()
 
 
-def _override_all(values: dict[str, Any], settings: Sequence[str]) -> None:
+def _override_all(config_class: type[JobConfig], values: dict[str, Any], settings: Sequence[str]) -> None:
     for setting in settings:
         key, equals, text = setting.partition("=")
         if not equals or not key:
             raise ConfigError(f"{setting!r}: not a setting; write key=value, for example windows.max_tokens=4096")
-        _override(values, key, _parse(setting, text))
+        _override(values, key, _parse(key, text, type_of_setting(config_class, key)))
 
 
 def check_config(config_class: type[Config], values: dict[str, Any], place: str) -> Config:
@@ -68,7 +72,7 @@ def check_config(config_class: type[Config], values: dict[str, Any], place: str)
 def _read_yaml(config_class: type[JobConfig], path: str) -> dict[str, Any]:
     try:
         filesystem, inside = open_filesystem(path)
-        values = yaml.safe_load(filesystem.read_text(inside, encoding="utf-8"))
+        values = read_yaml(str(filesystem.read_text(inside, encoding="utf-8")), config_class)
     except FileNotFoundError as error:
         raise ConfigError(
             f"config {path!r}: no such file; `qa-ray init {config_class.verb} > {config_class.verb}.yaml` writes one"
@@ -77,7 +81,10 @@ def _read_yaml(config_class: type[JobConfig], path: str) -> dict[str, Any]:
         raise ConfigError(f"config {path!r}: cannot be read ({error}); give a YAML file") from error
     except yaml.YAMLError as error:
         reason = " ".join(str(error).split())
-        raise ConfigError(f"config {path!r}: not YAML ({reason}); fix that line") from error
+        raise ConfigError(
+            f"config {path!r}: not YAML ({reason}); fix that line: text that begins with one of @`*&!%[{{ or has ': ' "
+            "in it needs quotes, such as documents: '@daily'"
+        ) from error
     if not isinstance(values, dict):
         content = "nothing" if values is None else type(values).__name__
         raise ConfigError(
@@ -87,11 +94,22 @@ def _read_yaml(config_class: type[JobConfig], path: str) -> dict[str, Any]:
     return values
 
 
-def _parse(setting: str, text: str) -> Any:
+def _parse(key: str, text: str, wanted: Any) -> Any:
     try:
-        return yaml.safe_load(text)
+        return read_word(text, wanted)
     except yaml.YAMLError as error:
-        raise ConfigError(f"{setting!r}: the value is not YAML; quote it") from error
+        remedy = f"; quote it: {_quoted(key, text)}" if wanted is None or takes_text(wanted) else ""
+        raise ConfigError(f"{f'{key}={text}'!r}: the value is not YAML ({_reason(error)}){remedy}") from error
+
+
+def _reason(error: yaml.YAMLError) -> str:
+    return " ".join(str(getattr(error, "problem", None) or error).split())
+
+
+def _quoted(key: str, text: str) -> str:
+    """The setting as it is written in a shell, with ``text`` as text for YAML."""
+    in_quotes = text.strip().replace("'", "''")
+    return f"{key}=\"'{in_quotes}'\""
 
 
 def _override(values: dict[str, Any], key: str, value: Any) -> None:
@@ -114,6 +132,9 @@ def _explain(config_class: type[Section], fault: Any) -> str:
         return f"the setting {key!r} is missing; add it to the file or as {key}=…"
     if fault["type"] == "secret":
         return f"{key}: {fault['msg']}"
+    if fault["input"] is None:
+        is_text = fault["type"] == "string_type"
+        return f"{key}: {fault['msg']}, not null" + (f"; for that word write {_quoted(key, 'null')}" if is_text else "")
     return f"{key}: {fault['msg']}, not {fault['input']!r}"
 
 

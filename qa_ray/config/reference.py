@@ -23,11 +23,15 @@ Every job reads one YAML file: `qa-ray VERB FILE.yaml`. `qa-ray init VERB > FILE
 comments. The file may also be at a URI such as `s3://bucket/answer.yaml`.
 
 Any setting can be given on the command line instead, as `key=value` with a dot between section and key. It overrides
-the file; the value is read as YAML, so quote what the shell would change:
+the file; quote what the shell would change:
 
 ```sh
 qa-ray answer answer.yaml documents=data/documents windows.max_tokens=512 'runner.actors=[1, 4]'
 ```
+
+Values are YAML by the rules of its version 1.2. Where a setting wants text, it is the text as it stands: `no`, `on`,
+`2024-11-25`, `012` and `1e3` are names. So are `reports #2`, `@daily` and `a: b` on the command line; a file needs them
+in quotes, because ` #` begins a comment there. `null` needs them in both: `"columns.text='null'"`.
 
 An unknown key, a missing one and a wrong value are errors: the command exits with 2 before anything is run. What
 *unset* means for a setting is in its description; `null` is the same as leaving it out. Paths are local, or URIs that

@@ -109,6 +109,12 @@ class Columns(Section):
     text: str = Field(default="text", description="Text of a document.")
     question_id: str = Field(default="question_id", description="Id of a question, unique for its document.")
     question: str = Field(default="question", description="Text of a question.")
+    question_document_id: str | None = Field(
+        default=None,
+        description="Column of the questions with the id of the document that each is about. If unset, it is called as "
+        "that of the documents; a name that is missing is an error, except document_id.",
+        examples=["contract"],
+    )
     questions: str | None = Field(
         default="questions",
         description="Column of the documents with the questions about each: lists of structs whose fields are called "

@@ -11,8 +11,14 @@ from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from typing import Any, NamedTuple
 
+import pyarrow as pa
+
 from qa_ray.errors import InputError
-from qa_ray.io.storage import join, open_filesystem, open_parquet, parquet_files, read_text
+from qa_ray.io.parquet_listing import list_parquet
+from qa_ray.io.partitions import partition_types, partition_values
+from qa_ray.io.storage import join, open_filesystem, open_parquet, read_text
+from qa_ray.io.table_files import open_table
+from qa_ray.log import LOG
 
 QUESTIONS = "questions"
 
@@ -186,8 +192,7 @@ def table_with(column: str, questions: str, answers: str) -> str:
     uris = {"questions": questions} | ({} if answers.endswith(".json") else {"answers": answers})
     columns = {}
     for table, uri in uris.items():
-        first_file = parquet_files(uri, table)[0]
-        columns[table] = open_parquet(open_filesystem(uri)[0], first_file, table).schema_arrow.names
+        columns[table] = open_table(uri, table).names
         if column in columns[table]:
             return table
     known = "; ".join(f"the {table} have {', '.join(names)}" for table, names in columns.items())
@@ -198,8 +203,7 @@ def table_with(column: str, questions: str, answers: str) -> str:
 
 def _question_rows(uri: str, optional: Sequence[str | None]) -> Iterator[dict[str, Any]]:
     """The rows of a table of questions, or the entries of the documents' lists with the columns of their documents."""
-    first_file = parquet_files(uri, "questions")[0]
-    columns = open_parquet(open_filesystem(uri)[0], first_file, "questions").schema_arrow.names
+    columns = open_table(uri, "questions").names
     if QUESTIONS not in columns or "question_id" in columns:
         yield from _rows(uri, "questions", ["question_id", "answers"], optional)
         return
@@ -217,16 +221,26 @@ def _question_rows(uri: str, optional: Sequence[str | None]) -> Iterator[dict[st
 
 
 def _rows(uri: str, table: str, required: Sequence[str], optional: Sequence[str | None]) -> Iterator[dict[str, Any]]:
-    """The rows of all files, with these columns only; an optional column may be absent."""
+    """The rows of all files, with these columns only, which folders may give, too; an optional one may be absent."""
     filesystem, _ = open_filesystem(uri)
-    for path in parquet_files(uri, table):
+    listing, wanted = list_parquet(uri, table), {*required, *optional}
+    if listing.counts.not_read:
+        LOG.info("%s: %s", table, listing.counts.words)
+    types = partition_types(listing.paths, listing.root)
+    for path in listing.paths:
         file = open_parquet(filesystem, path, table)
         names = file.schema_arrow.names
-        if missing := [column for column in required if column not in names]:
+        folders = {
+            name: pa.array([value], pa.string()).cast(types[name])[0].as_py()
+            for name, value in partition_values(path, listing.root).items()
+            if name in wanted and name not in names
+        }
+        missing = [column for column in required if column not in names and column not in folders]
+        if missing and file.metadata.num_rows:
             columns = ", ".join(names)
             raise InputError(f"{table}: no column {missing[0]!r} in {path!r}, which has {columns}; rename or add it")
-        for batch in file.iter_batches(columns=[name for name in names if name in {*required, *optional}]):
-            yield from batch.to_pylist()
+        for batch in file.iter_batches(columns=[name for name in names if name in wanted]):
+            yield from (row | folders for row in batch.to_pylist())
 
 
 def _string(row: dict[str, Any], column: str) -> str | None:

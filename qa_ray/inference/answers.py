@@ -20,15 +20,16 @@ spans only their order is meaningful.
 
 **No answer**: inference.no_answer. ``n_best`` is kept when the answer is null.
 
-**Candidates**: spans are compared as character ranges without surrounding white space; of equal ranges the best span
-counts. A range never ends before combining marks that belong to its last character.
+**Candidates**: spans are compared as character ranges, without surrounding white space, and widened to borders of the
+text (inference.borders): no range ends inside a grapheme cluster or a number. Of spans with equal ranges the best one
+counts, and gives the range its score.
 """
 
 import math
-import unicodedata
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
+from qa_ray.inference.borders import widen
 from qa_ray.schemas import Span, Tokens
 
 
@@ -40,15 +41,13 @@ class Candidate(NamedTuple):
     span: Span
 
 
-def trim(text: str, start_char: int, stop_char: int) -> tuple[int, int]:
-    """The range without surrounding white space, extended by the combining marks after its last character."""
+def answer_range(text: str, start_char: int, stop_char: int) -> tuple[int, int]:
+    """The range without surrounding white space, widened to borders; start = stop if it is white space alone."""
     while start_char < stop_char and text[start_char].isspace():
         start_char += 1
     while start_char < stop_char and text[stop_char - 1].isspace():
         stop_char -= 1
-    while start_char < stop_char < len(text) and unicodedata.category(text[stop_char]).startswith("M"):
-        stop_char += 1
-    return start_char, stop_char
+    return widen(text, start_char, stop_char)
 
 
 def candidates(spans: Iterable[Span], tokens: Tokens, text: str, n_best: int) -> list[Candidate]:
@@ -57,7 +56,7 @@ def candidates(spans: Iterable[Span], tokens: Tokens, text: str, n_best: int) ->
     for span in spans:
         start_char = int(tokens.start_char_T[span.start_token])
         stop_char = int(tokens.stop_char_T[span.stop_token - 1])
-        start_char, stop_char = trim(text, start_char, stop_char)
+        start_char, stop_char = answer_range(text, start_char, stop_char)
         if start_char < stop_char and (start_char, stop_char) not in by_range:
             by_range[start_char, stop_char] = Candidate(start_char, stop_char, span)
             if len(by_range) == n_best:

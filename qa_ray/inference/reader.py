@@ -10,14 +10,21 @@ from typing import Any
 import numpy as np
 import torch
 
-from qa_ray.errors import InputError
+from qa_ray.errors import ConfigError, InputError
 from qa_ray.inference.batching import Pair, logits
 from qa_ray.inference.decoding import answer_pairs
 from qa_ray.inference.settings import InferenceSettings, check_names, resolve_settings
 from qa_ray.inference.windows import windows
 from qa_ray.io.row_checks import FAULTS, text_fault
 from qa_ray.model.checkpoint import open_checkpoint
-from qa_ray.model.device import is_out_of_memory, release_unused_memory, resolve_device
+from qa_ray.model.device import (
+    default_threads,
+    is_out_of_memory,
+    release_unused_memory,
+    resolve_device,
+    using_threads,
+)
+from qa_ray.model.proof import prove
 from qa_ray.model.runner import Model
 from qa_ray.model.tokenizer import Tokenizer
 from qa_ray.schemas import BatchSize, ReadableDocument, Tokens
@@ -34,14 +41,16 @@ class Reader:
     """Answers questions about documents of any length.
 
     ``model`` is ``default``, a folder, a URI or a hub id. ``settings`` are those of inference.settings
-    (``max_tokens=512``, ``n_best=3``, …); one that is None or absent is the model's own.
+    (``max_tokens=512``, ``n_best=3``, …); one that is None or absent is the model's own. ``threads`` are those of the
+    forward pass on a CPU: all that torch and the container allow; but 1 if torch was loaded before ``qa_ray.Reader``,
+    because its threads then spin while they wait for each other, which is slow beside other processes.
 
         >>> qa_ray.Reader("default").answer("Who built it?", "The lighthouse was built by Ada Vane in 1871.")
         {'score': 0.97…, 'start': 28, 'end': 36, 'answer': 'Ada Vane'}
 
     Raises:
         ConfigError: a setting is unknown, out of bounds, or does not fit the model; no GPU for ``device="cuda"``.
-        ModelError: the model cannot be found or loaded, or is not an extractive question-answering model.
+        ModelError: the model cannot be found or loaded, or does not answer as transformers does (model.proof).
     """
 
     def __init__(
@@ -52,13 +61,16 @@ class Reader:
         dtype: str = "auto",
         forward: str = "auto",
         batch_tokens: int | None = None,
+        threads: int | None = None,
         **settings: Any,
     ):
         check_names(settings, [*inspect.getfullargspec(Reader).kwonlyargs, *InferenceSettings.model_fields])
+        self.threads = default_threads() if threads is None else _checked_threads(threads)
         checkpoint = open_checkpoint(model)
         self.tokenizer = Tokenizer(checkpoint.folder)
         self.layout = self.tokenizer.layout()
-        self.settings = resolve_settings(checkpoint, self.layout, self.tokenizer.model_max_tokens, **settings)
+        proof = prove(checkpoint, self.tokenizer)
+        self.settings = resolve_settings(checkpoint, self.layout, proof.max_tokens, **settings)
         self.model = Model(
             checkpoint.folder,
             document_type_id=self.layout.document_type_id,
@@ -116,9 +128,10 @@ class Reader:
         """
         settings = settings or self.settings
         results: list[list[dict[str, Any]]] = [[] for _ in documents]
-        for group in self._groups(documents):
-            for (d, _), fields in zip(group, self._answer(documents, group, settings, on_batch), strict=True):
-                results[d].append(fields)
+        with using_threads(self.threads):
+            for group in self._groups(documents):
+                for (d, _), fields in zip(group, self._answer(documents, group, settings, on_batch), strict=True):
+                    results[d].append(fields)
         return results
 
     def _groups(self, documents: Sequence[ReadableDocument]) -> Iterator[Group]:
@@ -184,6 +197,12 @@ class Reader:
                 f"{self.settings.max_question_tokens}; shorten it or raise that setting"
             )
         return ids
+
+
+def _checked_threads(threads: int) -> int:
+    if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
+        raise ConfigError(f"threads={threads!r}: not a number of threads; give 1 or more")
+    return threads
 
 
 def _as_list(name: str, texts: str | Sequence[str]) -> list[str]:

@@ -31,10 +31,10 @@ class InferenceSettings(ModelSettings):
     )
 
 
-def resolve_settings(
-    checkpoint: Checkpoint, layout: Layout, model_max_tokens: int, **settings: Any
-) -> InferenceSettings:
+def resolve_settings(checkpoint: Checkpoint, layout: Layout, max_positions: int, **settings: Any) -> InferenceSettings:
     """``settings``, with the model's own where a value is None or absent; checked against each other and the model.
+
+    ``max_positions`` are the tokens of the longest window that the model reads (model.proof).
 
     Raises:
         ConfigError: an unknown name, a value out of bounds, windows longer than the model's positions, or an overlap
@@ -47,11 +47,10 @@ def resolve_settings(
     except ValidationError as error:
         fault = error.errors()[0]
         raise ConfigError(f"{fault['loc'][0]}={fault['input']!r}: {fault['msg']}") from error
-    longest = min(checkpoint.max_positions, model_max_tokens)
-    if resolved.max_tokens > longest:
+    if resolved.max_tokens > max_positions:
         raise ConfigError(
-            f"windows.max_tokens={resolved.max_tokens}: model {checkpoint.name!r} reads at most {longest} tokens; "
-            f"set windows.max_tokens={longest} or less"
+            f"windows.max_tokens={resolved.max_tokens}: model {checkpoint.name!r} reads at most {max_positions} "
+            f"tokens; set windows.max_tokens={max_positions} or less"
         )
     room = resolved.max_tokens - layout.num_special_tokens - resolved.max_question_tokens
     if room < 1 or resolved.overlap_tokens >= room:

@@ -12,7 +12,8 @@ from qa_ray.io.id_hashes import HASH_KEYS, hash_ids, is_in
 from qa_ray.io.question_lists import VALUES_PER_BATCH, QuestionLists, list_leaves, num_listed, rows_per_batch
 from qa_ray.io.storage import open_filesystem, open_parquet
 from qa_ray.io.storage_errors import reading
-from qa_ray.io.table_files import LISTING_THREADS, without_views
+from qa_ray.io.table_columns import TableColumns
+from qa_ray.io.table_files import LISTING_THREADS
 
 STREAMED_BYTES = 16_000_000  # a larger part of a file is not read at once
 
@@ -24,33 +25,35 @@ class IdBatch(NamedTuple):
     num_listed: int
 
 
-def check_ids(uri: str, paths: Sequence[str], column: str, lists: QuestionLists | None) -> tuple[str, int]:
+def check_ids(uri: str, paths: Sequence[str], ids: TableColumns, lists: QuestionLists | None) -> tuple[str, int]:
     """The first of HASH_KEYS under which all ids have hashes of their own, and the number of questions in all lists.
+
+    ``ids`` is the column of ids alone.
 
     Raises:
         InputError: a null or duplicate id.
     """
     for key in HASH_KEYS:
-        scanned = _scan(uri, paths, column, key, lists)
+        scanned = _scan(uri, paths, ids, key, lists)
         hashes = np.sort(np.concatenate([hashes for hashes, _ in scanned]))
         candidates = hashes[1:][hashes[1:] == hashes[:-1]]
         if not len(candidates):
             return key, sum(num_questions for _, num_questions in scanned)
         paths_with = [path for path, (hashes, _) in zip(paths, scanned) if is_in(hashes, candidates).any()]
-        _check_candidates(uri, paths_with, column, key, candidates)
+        _check_candidates(uri, paths_with, ids, key, candidates)
     raise AssertionError(f"the ids of {uri!r} collide under each of {len(HASH_KEYS)} keys")
 
 
-def hashes_by_file(uri: str, paths: Sequence[str], column: str, key: str) -> list[np.ndarray]:
+def hashes_by_file(uri: str, paths: Sequence[str], ids: TableColumns, key: str) -> list[np.ndarray]:
     """The hashes of the ids of each file, in the order of its rows."""
-    return [hashes for hashes, _ in _scan(uri, paths, column, key)]
+    return [hashes for hashes, _ in _scan(uri, paths, ids, key)]
 
 
-def _check_candidates(uri: str, paths: Sequence[str], column: str, key: str, candidates: np.ndarray) -> None:
+def _check_candidates(uri: str, paths: Sequence[str], columns: TableColumns, key: str, candidates: np.ndarray) -> None:
     """Raises an InputError if two ids with one of these hashes are equal."""
     seen: dict[Any, str] = {}
     for path in paths:
-        for ids, _ in _id_batches(uri, path, column):
+        for ids, _ in _id_batches(uri, path, columns):
             for id_ in ids.filter(pa.array(is_in(hash_ids(ids, key), candidates))).to_pylist():
                 if id_ in seen:
                     raise InputError(
@@ -61,13 +64,13 @@ def _check_candidates(uri: str, paths: Sequence[str], column: str, key: str, can
 
 
 def _scan(
-    uri: str, paths: Sequence[str], column: str, key: str, lists: QuestionLists | None = None
+    uri: str, paths: Sequence[str], columns: TableColumns, key: str, lists: QuestionLists | None = None
 ) -> list[tuple[np.ndarray, int]]:
     """For each file, the hashes of its ids and the number of questions in its lists."""
 
     def scan(path: str) -> tuple[np.ndarray, int]:
         hashes, num_questions = [np.empty(0, np.uint64)], 0
-        for batch in _id_batches(uri, path, column, lists):
+        for batch in _id_batches(uri, path, columns, lists):
             hashes.append(hash_ids(batch.ids, key))
             num_questions += batch.num_listed
         return np.concatenate(hashes), num_questions
@@ -76,18 +79,20 @@ def _scan(
         return list(pool.map(scan, paths))
 
 
-def _id_batches(uri: str, path: str, column: str, lists: QuestionLists | None = None) -> Iterator[IdBatch]:
+def _id_batches(uri: str, path: str, columns: TableColumns, lists: QuestionLists | None = None) -> Iterator[IdBatch]:
     filesystem, _ = open_filesystem(uri)
+    (column,) = columns.schema.names
     with reading(path, "documents"):
         file = open_parquet(filesystem, path, "documents")
-        batch_rows, columns = VALUES_PER_BATCH, [column]
+        lists = lists if lists and lists.column in file.schema_arrow.names else None
+        batch_rows, stored = VALUES_PER_BATCH, columns.stored_in(file.schema_arrow)
         if lists:  # footers count an empty list as one value: only the ids tell the number of questions
             leaves = list_leaves(file.metadata, lists, [lists.question_id])
-            batch_rows, columns = rows_per_batch(leaves, file.metadata.num_rows), [column, *leaves.names]
+            batch_rows, stored = rows_per_batch(leaves, file.metadata.num_rows), [*stored, *leaves.names]
             if leaves.max_bytes > STREAMED_BYTES:
                 file = open_parquet(filesystem, path, "documents", stream=True)
-        for batch in file.iter_batches(batch_rows, columns=columns):
-            ids = without_views(batch[column])
+        for batch in file.iter_batches(batch_rows, columns=stored):
+            (ids,) = columns.of(batch, path)
             if ids.null_count:
                 raise InputError(
                     f"documents: {ids.null_count} rows of {path!r} have null as {column!r}; give every document an id"

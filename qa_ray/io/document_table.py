@@ -11,11 +11,14 @@ import numpy as np
 import pyarrow as pa
 
 from qa_ray.errors import InputError
+from qa_ray.io.column_types import decoded
 from qa_ray.io.document_ids import check_ids, hashes_by_file
 from qa_ray.io.id_hashes import is_in
+from qa_ray.io.id_types import common_id_type
+from qa_ray.io.parquet_listing import FileCounts
 from qa_ray.io.question_lists import (
     QuestionLists,
-    check_lists,
+    id_types,
     list_leaves,
     question_lists,
     read_lists,
@@ -23,14 +26,8 @@ from qa_ray.io.question_lists import (
 )
 from qa_ray.io.storage import open_filesystem, open_parquet
 from qa_ray.io.storage_errors import reading
-from qa_ray.io.table_files import (
-    Footer,
-    check_column,
-    common_schema,
-    fingerprint_of,
-    read_footers,
-    without_views,
-)
+from qa_ray.io.table_columns import TableColumns
+from qa_ray.io.table_files import Footer, TableFiles, check_name, check_type, open_table
 from qa_ray.schemas import ANSWERS, PART, TOKENIZED
 
 # Columns that a run adds to those of a document, in intermediate tables or in the answers.
@@ -68,13 +65,22 @@ class DocumentTable:
     text_column: str
     lists: QuestionLists | None  # None: no such column, the questions are in a table of their own
     passed_through: tuple[str, ...]
-    schema: pa.Schema
+    columns: TableColumns  # ids, texts and what is passed through
+    all_columns: tuple[str, ...]
+    listed_id_type: pa.DataType | None  # of the questions' ids in the lists
     num_documents: int
     num_listed: int  # questions in all lists, those that become rejects included
     row_groups: tuple[RowGroup, ...]  # without empty ones
     text_bytes: int
     fingerprint: str  # sha256 over the files' names, sizes and footers
     hash_key: str  # of hash_ids: under it, no two ids of this table have the same hash
+    files: FileCounts
+    notes: tuple[str, ...]  # what a person should know about how the table was read
+
+    @property
+    def id_type(self) -> pa.DataType:
+        """The type of the ids."""
+        return self.columns.schema.field(self.id_column).type
 
 
 def open_documents(
@@ -88,22 +94,20 @@ def open_documents(
     Raises:
         InputError: no such path, not Parquet, a column missing or of the wrong type, null or duplicate ids, no rows.
     """
-    footers = read_footers(uri, "documents")
-    schema = common_schema(footers, "documents")
+    files = open_table(uri, "documents")
     id_column, text_column = str(columns["document_id"]), str(columns["text"])
     lists = question_lists(columns) if with_lists else None
-    lists = lists if lists and lists.column in {*schema.names} - {id_column, text_column} else None
-    passed_through = _check_columns(schema, id_column, text_column, lists, keep)
-    _check_same_types(footers, [id_column, text_column, *passed_through])
-    if lists:
-        for footer in footers:
-            check_lists(footer.schema, lists, "documents")
-    num_documents = sum(footer.metadata.num_rows for footer in footers)
-    if not num_documents:
-        raise InputError(f"documents: {uri!r} has {len(footers)} Parquet files and no row; nothing to answer")
-    paths = tuple(footer.path for footer in footers)
-    hash_key, num_listed = check_ids(uri, paths, id_column, lists)
-    row_groups = [group for footer in footers for group in _row_groups(footer, text_column)]
+    stored = {name for schema, _ in files.layouts for name in schema.names} - {id_column, text_column}
+    lists = lists if lists and lists.column in stored else None
+    passed_through = _check_names(files, id_column, text_column, lists, keep)
+    read = TableColumns("documents", files.root, _schema(files, id_column, text_column, passed_through))
+    listed_id_type = common_id_type(id_types(files, lists)) if lists else None
+    if not files.num_rows:
+        raise InputError(f"documents: {uri!r} has {files.counts.words} and no row; nothing to answer")
+    paths = tuple(footer.path for footer in files.footers)
+    hash_key, num_listed = check_ids(uri, paths, read.select([id_column]), lists)
+    row_groups = [group for footer in files.footers for group in _row_groups(footer, text_column)]
+    notes = [*files.notes(read.schema.names), *(_without_lists(files, lists) if lists else ())]
     return DocumentTable(
         uri=uri,
         paths=paths,
@@ -111,13 +115,17 @@ def open_documents(
         text_column=text_column,
         lists=lists,
         passed_through=tuple(passed_through),
-        schema=schema,
-        num_documents=num_documents,
+        columns=read,
+        all_columns=tuple(files.names),
+        listed_id_type=listed_id_type,
+        num_documents=files.num_rows,
         num_listed=num_listed,
         row_groups=tuple(row_groups),
         text_bytes=sum(group.text_bytes for group in row_groups),
-        fingerprint=fingerprint_of(footers),
+        fingerprint=files.fingerprint,
         hash_key=hash_key,
+        files=files.counts,
+        notes=tuple(notes),
     )
 
 
@@ -143,7 +151,7 @@ def sample(documents: DocumentTable, num_documents: int) -> Iterator[SampledDocu
     every_row = max(1, sum(group.num_rows for group in groups) // num_documents)
     row = 0
     for group in groups:
-        columns = [documents.id_column, documents.text_column]
+        columns = documents.columns.select([documents.id_column, documents.text_column])
         for batch in read_row_groups(documents.uri, [group], columns, documents.lists):
             ids, texts, *lists = batch.columns
             for index in range(-row % every_row, batch.num_rows, every_row):
@@ -152,12 +160,11 @@ def sample(documents: DocumentTable, num_documents: int) -> Iterator[SampledDocu
 
 
 def read_row_groups(
-    uri: str, groups: Sequence[RowGroup], columns: list[str], lists: QuestionLists | None = None
+    uri: str, groups: Sequence[RowGroup], columns: TableColumns, lists: QuestionLists | None = None
 ) -> Iterator[pa.RecordBatch]:
     """The documents of row groups of one file, in batches of about BATCH_BYTES; their ``lists`` are the last column.
 
-    All batches have the same schema, though files may differ in nullability and metadata; views become large strings,
-    and lists are question_lists.LISTED.
+    All batches have the same schema, that of ``columns``, however the files differ; lists are question_lists.LISTED.
     """
     filesystem, _ = open_filesystem(uri)
     path, num_bytes = groups[0].path, max(group.num_bytes for group in groups)
@@ -167,21 +174,24 @@ def read_row_groups(
     numbers = [group.number for group in groups]
     with reading(path, "documents"):
         file = open_parquet(filesystem, path, "documents", stream=num_bytes > BATCH_BYTES)
-        read_columns = columns
-        if lists:
+        read_columns = columns.stored_in(file.schema_arrow)
+        has_lists = lists is not None and lists.column in file.schema_arrow.names
+        if lists and has_lists:
             leaves = list_leaves(file.metadata, lists, [lists.question_id, lists.question])
             batch_rows = min(batch_rows, rows_per_batch(leaves, file.metadata.num_rows))
-            read_columns = [*columns, *leaves.names]
+            read_columns = [*read_columns, *leaves.names]
         for batch in file.iter_batches(batch_rows, row_groups=numbers, columns=read_columns):
-            arrays = [without_views(batch[name]) for name in columns]
+            arrays, names = columns.of(batch, path), columns.schema.names
             if lists:
-                arrays.append(read_lists(batch[lists.column], lists))
-            yield pa.record_batch(arrays, [*columns, lists.column] if lists else columns)
+                listed = batch[lists.column] if has_lists else pa.nulls(batch.num_rows)
+                arrays, names = [*arrays, read_lists(listed, lists)], [*names, lists.column]
+            yield pa.record_batch(arrays, names)
 
 
 def document_hashes(documents: DocumentTable) -> np.ndarray:
     """The hashes of all document ids in table order, [num_documents] uint64."""
-    return np.concatenate(hashes_by_file(documents.uri, documents.paths, documents.id_column, documents.hash_key))
+    ids = documents.columns.select([documents.id_column])
+    return np.concatenate(hashes_by_file(documents.uri, documents.paths, ids, documents.hash_key))
 
 
 def unfinished_row_groups(documents: DocumentTable, finished: np.ndarray) -> list[RowGroup]:
@@ -194,26 +204,27 @@ def unfinished_row_groups(documents: DocumentTable, finished: np.ndarray) -> lis
     return [group for group, finished in zip(documents.row_groups, rows, strict=True) if not finished.all()]
 
 
-def _check_columns(
-    schema: pa.Schema, id_column: str, text_column: str, lists: QuestionLists | None, keep: Sequence[str] | None
+def _check_names(
+    files: TableFiles, id_column: str, text_column: str, lists: QuestionLists | None, keep: Sequence[str] | None
 ) -> list[str]:
     """The names of the columns to pass through.
 
     Raises:
-        InputError: a column that is missing, of the wrong type, named twice, or named as those of the job itself.
+        InputError: a column that is missing, named twice, or named as those of the job itself.
     """
     for name, column in (("document_id", id_column), ("text", text_column)):
-        check_column(schema, name, column, "documents")
+        check_name(files.names, name, column, "documents")
+        files.check_in_all(column)
     if id_column == text_column:
         raise InputError(f"documents: columns.document_id and columns.text both name {id_column!r}; name two columns")
     for name in keep or ():
-        check_column(schema, None, name, "documents")
+        check_name(files.names, None, name, "documents")
         if lists and name == lists.column:
             raise InputError(
                 f"documents: columns.keep names {name!r}, which holds the questions; they are in the answers anyway: "
                 "leave it out"
             )
-    others = [name for name in schema.names if name not in (id_column, text_column, *(lists[:1] if lists else ()))]
+    others = [name for name in files.names if name not in (id_column, text_column, *(lists[:1] if lists else ()))]
     passed_through = [name for name in others if keep is None or name in keep]
     if reserved := [name for name in passed_through if name in RESERVED]:
         raise InputError(
@@ -225,17 +236,27 @@ def _check_columns(
     return passed_through
 
 
-def _check_same_types(footers: list[Footer], columns: list[str]) -> None:
-    first = footers[0]
-    for footer in footers[1:]:
-        for column in columns:
-            column_type, first_type = (each.schema.field(column).type for each in (footer, first))
-            if column_type != first_type:
-                raise InputError(
-                    f"documents: the column {column!r} has type {column_type} in {footer.path!r} and {first_type} in "
-                    f"{first.path!r}; write them with one schema, or name the columns to pass through with "
-                    "columns.keep=[…]"
-                )
+def _schema(files: TableFiles, id_column: str, text_column: str, passed_through: Sequence[str]) -> pa.Schema:
+    """The columns to read, with the types that they have in all files.
+
+    Raises:
+        InputError: there is no such type, or it is none of an id or a text.
+    """
+    fields = []
+    for name, column in (("document_id", id_column), ("text", text_column)):
+        column_type = decoded(files.column_type(column))
+        check_type(column_type, name, column, "documents")
+        fields.append((column, column_type))
+    return pa.schema(fields + [(name, files.column_type(name)) for name in passed_through])
+
+
+def _without_lists(files: TableFiles, lists: QuestionLists) -> Iterator[str]:
+    lacking = [footer for schema, footers in files.layouts if lists.column not in schema.names for footer in footers]
+    if lacking:
+        yield (
+            f"documents: {len(lacking):,} of {files.counts.num_files:,} files have no column {lists.column!r}, such as "
+            f"{lacking[0].path!r}: their documents have no questions of their own"
+        )
 
 
 def _row_groups(footer: Footer, text_column: str) -> Iterator[RowGroup]:
@@ -243,5 +264,5 @@ def _row_groups(footer: Footer, text_column: str) -> Iterator[RowGroup]:
         group = footer.metadata.row_group(number)
         chunks = {chunk.path_in_schema: chunk for chunk in map(group.column, range(group.num_columns))}
         if group.num_rows:
-            text_bytes = chunks[text_column].total_uncompressed_size
+            text_bytes = chunks[text_column].total_uncompressed_size if text_column in chunks else 0
             yield RowGroup(footer.path, number, group.num_rows, text_bytes, group.total_byte_size)

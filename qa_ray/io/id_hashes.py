@@ -4,6 +4,8 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from qa_ray.io.id_types import id_strings, is_uuid
+
 HASH_KEYS = ("0123456789123456", *(f"{number:016}" for number in range(1, 16)))
 """Keys of the hash of strings, in the order in which they are tried; the first is pandas' own.
 
@@ -13,6 +15,10 @@ Two ids that collide under one key do not under another. Of 10^9 ids some two co
 
 def hash_ids(ids: pa.Array | pa.ChunkedArray, key: str) -> np.ndarray:
     """A hash of each id, [len(ids)] uint64. Integers never collide: their hash is a bijection, and has no key."""
+    if is_uuid(ids.type):
+        ids = ids.cast(pa.binary(16))
+    elif pa.types.is_decimal(ids.type):
+        ids = id_strings(ids)
     return pd.util.hash_array(  # pyright: ignore[reportAttributeAccessIssue]
         ids.to_numpy(zero_copy_only=False), hash_key=key, categorize=False
     )

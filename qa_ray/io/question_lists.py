@@ -12,7 +12,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from qa_ray.errors import InputError
-from qa_ray.io.table_files import check_column
+from qa_ray.io.id_types import id_strings
+from qa_ray.io.table_files import TableFiles, check_name, check_type
 
 LISTED = pa.list_(pa.struct([("question_id", pa.large_string()), ("question", pa.large_string())]))
 """A document's questions as they are read; ids and texts are not checked yet."""
@@ -55,7 +56,27 @@ def check_lists(schema: pa.Schema, lists: QuestionLists, table: str) -> None:
     struct = pa.schema(list(column_type.value_type))
     for name, field in lists._asdict().items():
         if field is not None and name != "column":
-            check_column(struct, name, field, f"{table}: the structs of {lists.column!r}")
+            place = f"{table}: the structs of {lists.column!r}"
+            check_name(struct.names, name, field, place)
+            if name == "answers" or not pa.types.is_null(struct.field(field).type):
+                check_type(struct.field(field).type, name, field, place)
+
+
+def id_types(files: TableFiles, lists: QuestionLists) -> list[pa.DataType]:
+    """The types of the questions' ids in the lists of all files, which are checked; lists that are all empty have none.
+
+    Raises:
+        InputError: a reason of ``check_lists``.
+    """
+    types = []
+    for schema, _ in files.layouts:
+        if lists.column not in schema.names:
+            continue
+        check_lists(schema, lists, files.table)
+        column_type = schema.field(lists.column).type
+        if not (pa.types.is_null(column_type) or pa.types.is_null(column_type.value_type)):
+            types.append(column_type.value_type.field(lists.question_id).type)
+    return types
 
 
 class Leaves(NamedTuple):
@@ -103,7 +124,7 @@ def read_lists(array: pa.Array, lists: QuestionLists) -> pa.ListArray:
     offsets = np.zeros(len(array) + 1, np.int32)
     np.cumsum(lengths.to_numpy(), out=offsets[1:])
     entries = array.flatten()
-    fields = [list_field(entries, field).cast(pa.large_string()) for field in (lists.question_id, lists.question)]
+    fields = [id_strings(list_field(entries, field)) for field in (lists.question_id, lists.question)]
     structs = pa.StructArray.from_arrays(fields, fields=list(LISTED.value_type))
     return pa.ListArray.from_arrays(pa.array(offsets), structs)
 

@@ -8,18 +8,24 @@ and 500 while the driver checks them: hundreds of millions come as lists of the 
 
 from bisect import bisect_left, bisect_right
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from difflib import get_close_matches
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from qa_ray.errors import InputError
-from qa_ray.io.question_lists import QuestionLists, check_lists, list_field, question_lists
+from qa_ray.io.id_types import common_id_type
+from qa_ray.io.parquet_listing import FileCounts
+from qa_ray.io.question_lists import QuestionLists, id_types, list_field, question_lists
 from qa_ray.io.row_checks import FAULTS, text_fault
 from qa_ray.io.storage import open_filesystem, open_parquet
 from qa_ray.io.storage_errors import reading
-from qa_ray.io.table_files import Footer, check_column, common_schema, fingerprint_of, read_footers
+from qa_ray.io.table_columns import TableColumns
+from qa_ray.io.table_files import Footer, TableFiles, check_name, check_type, open_table
+from qa_ray.io.typed_rows import with_type
 from qa_ray.schemas import GOLD, Question
 
 # Text of more than 2 GiB, as of 35 million questions, has no room in a column of type string.
@@ -37,9 +43,16 @@ class QuestionTable:
     ``table`` has the string columns ``document_id`` (null: not bound), ``question_id`` and ``question``, and optionally
     ``answers``.
 
+    The other attributes say where the questions came from: in the processes of a run, they are as for no table.
+
     Raises:
         InputError: duplicate ids within a document, or a question to every document without a text.
     """
+
+    files = FileCounts()
+    notes: tuple[str, ...] = ()  # what a person should know about how the table was read
+    document_id_type: pa.DataType | None = None  # of the ids in the files; None: no question names a document
+    question_id_type: pa.DataType | None = None
 
     def __init__(self, table: pa.Table):
         document_ids = table["document_id"]
@@ -81,6 +94,11 @@ class QuestionTable:
         """(document_id, question_id) of the bound questions that ``mask``, [num_bound] bool, selects."""
         for batch in self._bound.filter(pa.array(mask)).to_batches(max_chunksize=10_000):
             yield from zip(batch["document_id"].to_pylist(), batch["question_id"].to_pylist(), strict=True)
+
+    def bound_texts(self, mask: np.ndarray) -> Iterator[str | None]:
+        """The texts of the bound questions that ``mask``, [num_bound] bool, selects."""
+        for batch in self._bound.filter(pa.array(mask)).to_batches(max_chunksize=10_000):
+            yield from batch["question"].to_pylist()
 
     def _check_ids(self) -> None:
         ids_to_all = [question.question_id for question in self.to_all]
@@ -142,7 +160,7 @@ def no_questions() -> QuestionTable:
     )
 
 
-def open_questions(uri: str, columns: Mapping[str, str]) -> tuple[QuestionTable, str]:
+def open_questions(uri: str, columns: Mapping[str, Any]) -> tuple[QuestionTable, str]:
     """The questions at ``uri`` and a fingerprint of their files (sha256 over names, sizes and footers).
 
     ``columns`` maps ``document_id``, ``question_id``, ``question`` and, if needed, ``answers`` to the table's names.
@@ -153,76 +171,128 @@ def open_questions(uri: str, columns: Mapping[str, str]) -> tuple[QuestionTable,
         InputError: no such path, not Parquet, a column missing or of the wrong type, null ids, invalid UTF-8, no rows,
             or any reason of ``QuestionTable``.
     """
-    footers = read_footers(uri, "questions")
-    schema = common_schema(footers, "questions")
+    files = open_table(uri, "questions")
     lists = question_lists(columns)
-    if lists and lists.column in schema.names and columns["question_id"] not in schema.names:
-        tables = [_listed_questions(uri, footer, columns["document_id"], lists) for footer in footers]
+    notes: list[str] = []
+    if lists and lists.column in files.names and columns["question_id"] not in files.names:
+        names = {"document_id": columns["document_id"]}
+        _check_columns(files, names)
+        question_id_types = id_types(files, lists)
+        tables = [_listed_questions(uri, footer, files.root, columns["document_id"], lists) for footer in files.footers]
     else:
         names = {name: columns[name] for name in ("question_id", "question", "answers") if name in columns}
-        if columns["document_id"] in schema.names:
-            names["document_id"] = columns["document_id"]
-        tables = [_questions(uri, footer, names) for footer in footers]
+        _check_columns(files, names)
+        if column := _document_column(files.names, columns, notes):
+            names["document_id"] = column
+            _check_columns(files, {"document_id": column})
+        question_id_types = _types(files, names["question_id"])
+        tables = [_questions(uri, footer, files.root, names) for footer in files.footers if footer.metadata.num_rows]
+    if not sum(table.num_rows for table in tables):
+        raise InputError(f"questions: {uri!r} has {files.counts.words} and no row; nothing to ask")
     table = pa.concat_tables(tables)
-    if not table.num_rows:
-        raise InputError(f"questions: {uri!r} has {len(footers)} Parquet files and no row; nothing to ask")
     if "document_id" not in table.schema.names:
         table = table.append_column("document_id", pa.nulls(table.num_rows, TYPES["document_id"]))
-    return QuestionTable(table), fingerprint_of(footers)
+    questions = QuestionTable(table)
+    questions.files, questions.notes = files.counts, (*notes, *files.notes([*names.values()]))
+    questions.question_id_type = common_id_type(question_id_types)
+    if "document_id" in names and questions.num_bound:
+        questions.document_id_type = common_id_type(_types(files, names["document_id"]))
+    return questions, files.fingerprint
 
 
-def _questions(uri: str, footer: Footer, names: Mapping[str, str]) -> pa.Table:
-    """The columns that ``names`` maps to ours, checked."""
+def _types(files: TableFiles, column: str) -> list[pa.DataType]:
+    types = [schema.field(column).type for schema, _ in files.layouts if column in schema.names]
+    return types or [files.partitions[column]]
+
+
+def _check_columns(files: TableFiles, names: Mapping[str, str]) -> None:
+    """Checks that all files have these columns, with types that ours may have; ``names`` maps ours to the table's.
+
+    Raises:
+        InputError: they do not.
+    """
     for name, column in names.items():
-        check_column(footer.schema, name, column, "questions")
+        check_name(files.names, name, column, "questions")
+        files.check_in_all(column)
+        for column_type in _types(files, column):
+            check_type(column_type, name, column, "questions")
+
+
+def _document_column(names: Sequence[str], columns: Mapping[str, str | None], notes: list[str]) -> str | None:
+    """The column with the document that each question is about; None: each is asked of every document.
+
+    A name that the config gives must be there, unless the table has no column that could be meant. Adds to ``notes``
+    what it may be called otherwise.
+
+    Raises:
+        InputError: the config names a column that is missing.
+    """
+    own_name = columns.get("question_document_id")
+    name = own_name or columns["document_id"] or "document_id"
+    if name in names:
+        return name
+    mapped = {columns.get(key) for key in ("question_id", "question", "answers", "questions")}
+    others = [other for other in names if other not in mapped and other != "answers"]
+    close = [*get_close_matches("document_id", others, n=1), *get_close_matches(name, others, n=1)]
+    if own_name or (name != "document_id" and others):
+        setting = "question_document_id" if own_name else "document_id"
+        own = f"did you mean {close[0]!r}? " if close else ""
+        raise InputError(
+            f"questions: no column {name!r}, which columns.{setting} names; there are {', '.join(names)}; {own}name "
+            "the questions' own with columns.question_document_id=…; if all are asked of every document, add a column "
+            f"{name!r} of nulls"
+        )
+    if close:
+        notes.append(
+            f"questions: there is no column {name!r}, so each is asked of every document; if {close[0]!r} names its "
+            f"document, set columns.question_document_id={close[0]}"
+        )
+    return None
+
+
+def _questions(uri: str, footer: Footer, root: str, names: Mapping[str, str]) -> pa.Table:
+    """The columns that ``names`` maps to ours, checked."""
     filesystem, _ = open_filesystem(uri)
+    own = [column for column in names.values() if column in footer.schema.names]
+    types = {column: footer.schema.field(column).type for column in own}
+    schema = pa.schema([(column, types.get(column, pa.string())) for column in dict.fromkeys(names.values())])
     with reading(footer.path, "questions"):
-        table = open_parquet(filesystem, footer.path, "questions").read(columns=list(names.values()))
-    if nulls := table[names["question_id"]].null_count:
+        table = open_parquet(filesystem, footer.path, "questions").read(columns=list(dict.fromkeys(own)))
+    arrays = dict(zip(schema.names, TableColumns("questions", root, schema).of(table, footer.path), strict=True))
+    if nulls := arrays[names["question_id"]].null_count:
         raise InputError(
             f"questions: {nulls} rows of {footer.path!r} have null as {names['question_id']!r}; "
             "give every question an id"
         )
-    return _cast(pa.table({name: table[column] for name, column in names.items()}), footer.path)
+    typed = {name: with_type(arrays[column], TYPES[name], column, footer.path) for name, column in names.items()}
+    return pa.table(typed)
 
 
-def _listed_questions(uri: str, footer: Footer, id_column: str, lists: QuestionLists) -> pa.Table:
+def _listed_questions(uri: str, footer: Footer, root: str, id_column: str, lists: QuestionLists) -> pa.Table:
     """The entries of the documents' lists, each with the id of its document, checked."""
-    check_column(footer.schema, "document_id", id_column, "questions")
-    check_lists(footer.schema, lists, "questions")
     names = {name: field for name, field in lists._asdict().items() if name != "column" and field is not None}
     filesystem, _ = open_filesystem(uri)
     tables = [pa.table({name: pa.array([], TYPES[name]) for name in ("document_id", *names)})]
+    if lists.column not in footer.schema.names or not footer.metadata.num_rows:
+        return tables[0]
+    id_type = footer.schema.field(id_column).type if id_column in footer.schema.names else pa.string()
+    ids = TableColumns("questions", root, pa.schema([(id_column, id_type)]))
+    read_columns = [*ids.stored_in(footer.schema), lists.column]
     with reading(footer.path, "questions"):
-        for batch in open_parquet(filesystem, footer.path, "questions").iter_batches(columns=[id_column, lists.column]):
+        for batch in open_parquet(filesystem, footer.path, "questions").iter_batches(columns=read_columns):
             if pa.types.is_null(batch[lists.column].type):
                 continue
             entries, parents = batch[lists.column].flatten(), batch[lists.column].value_parent_indices()
-            table = pa.table(
-                {"document_id": batch[id_column].take(parents)}
-                | {name: list_field(entries, field) for name, field in names.items()}
-            )
-            for name, column in (("document_id", id_column), ("question_id", f"{lists.column}.{lists.question_id}")):
-                if nulls := table[name].null_count:
+            (document_ids,) = ids.of(batch, footer.path)
+            arrays = {"document_id": document_ids.take(parents)}
+            arrays |= {name: list_field(entries, field) for name, field in names.items()}
+            places = {"document_id": id_column} | {name: f"{lists.column}.{field}" for name, field in names.items()}
+            for name in ("document_id", "question_id"):
+                if nulls := arrays[name].null_count:
                     raise InputError(
-                        f"questions: {nulls} questions of {footer.path!r} have null as {column!r}; give every "
+                        f"questions: {nulls} questions of {footer.path!r} have null as {places[name]!r}; give every "
                         "question and its document an id"
                     )
-            tables.append(_cast(table, footer.path))
+            typed = {name: with_type(array, TYPES[name], places[name], footer.path) for name, array in arrays.items()}
+            tables.append(pa.table(typed))
     return pa.concat_tables(tables)
-
-
-def _cast(table: pa.Table, path: str) -> pa.Table:
-    """The table with our types.
-
-    Raises:
-        InputError: invalid UTF-8.
-    """
-    try:
-        cast = pa.table({name: table[name].cast(TYPES[name]) for name in table.schema.names})
-        cast.validate(full=True)
-    except pa.ArrowInvalid as error:
-        raise InputError(
-            f"questions: {path!r} has text that is not valid UTF-8 ({error}); fix it or drop the row"
-        ) from error
-    return cast

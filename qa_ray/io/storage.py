@@ -3,6 +3,7 @@
 The only module that knows file systems. Credentials come from the environment, never from a path or a config.
 """
 
+import asyncio
 import glob
 import hashlib
 import os
@@ -11,10 +12,11 @@ import re
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import Any, NamedTuple
 
 import fsspec
 import pyarrow.parquet as pq
+from fsspec import asyn
 from fsspec.config import conf as fsspec_options
 
 from qa_ray.errors import InputError, OutputError
@@ -88,11 +90,19 @@ def absolute_uri(uri: str) -> str:
     return os.path.abspath(os.path.expanduser(re.sub("^(file|local)://", "", uri))) if is_local(uri) else uri
 
 
-def list_files(uri: str, table: str) -> list[str]:
-    """The files at ``uri`` (a file, a folder and all below it, or a glob), sorted; empty if there are none.
+class Listing(NamedTuple):
+    """The files at a path, sorted; they are paths in its file system."""
 
-    They are paths in its file system. In a folder, names that begin with ``_`` or ``.`` are skipped, as Parquet readers
-    commonly do.
+    root: str  # the folder that was given, or that of a glob: in the folders below it, names may be hidden
+    files: list[str]
+    hidden: list[str]  # files that are not among ``files``
+
+
+def list_folder(uri: str, table: str) -> Listing:
+    """The files at ``uri``: a file, a folder and all below it, or a glob, whose folders are taken with all below them.
+
+    In folders, names that begin with ``_`` or ``.`` are hidden, as for Spark and Arrow; ``_name=value`` is not. A glob
+    finds them if it has such a name itself.
 
     Raises:
         InputError: no permission; the message begins with ``table`` ("documents").
@@ -100,34 +110,45 @@ def list_files(uri: str, table: str) -> list[str]:
     filesystem, path = open_filesystem(uri)
     with reading(uri, table):
         if filesystem.isfile(path):
-            return [path]
+            return Listing(posixpath.dirname(path), [path], [])
         if glob.has_magic(path) and not filesystem.exists(path):
-            return sorted(str(file) for file in filesystem.glob(path))
+            names = path.split("/")
+            number = next(i for i, name in enumerate(names) if glob.has_magic(name))
+            files = _files_of_glob(filesystem, path)
+            return _without_hidden("/".join(names[:number]), files, asked=is_hidden("/".join(names[number:])))
         try:
             filesystem.ls(path, detail=False)  # raises for a missing or forbidden folder, which find() ignores
-            files = sorted(str(file) for file in filesystem.find(path))
+            files = {str(file) for file in filesystem.find(path)}
         except (FileNotFoundError, NotADirectoryError):
-            return []
-    return [file for file in files if not re.search(r"/[_.]", "/" + file[len(path) :])]
+            files = set()
+    return _without_hidden(path, files)
 
 
-def parquet_files(uri: str, table: str) -> list[str]:
-    """The files of ``list_files`` with the suffix .parquet or .pq.
+def _files_of_glob(filesystem: fsspec.AbstractFileSystem, path: str) -> set[str]:
+    entries: Any = filesystem.glob(path, detail=True)
+    files = {name for name, entry in entries.items() if entry["type"] != "directory"}
+    if len(files) == len(entries) or path.endswith("**"):
+        return files
+    return files.union(*(filesystem.find(name) for name in entries.keys() - files))
+
+
+def _without_hidden(root: str, files: Iterable[str], *, asked: bool = False) -> Listing:
+    hidden = [] if asked else sorted(file for file in files if is_hidden(file[len(root) :].lstrip("/")))
+    return Listing(root, sorted({*files}.difference(hidden)), hidden)
+
+
+def is_hidden(path: str) -> bool:
+    """Whether one of the names in a path below the folder that was given is hidden."""
+    return any(name.startswith(".") or (name.startswith("_") and "=" not in name) for name in path.split("/"))
+
+
+def list_files(uri: str, table: str) -> list[str]:
+    """The files of ``list_folder`` that are not hidden.
 
     Raises:
-        InputError: there are none; the message begins with ``table`` ("documents").
+        InputError: no permission; the message begins with ``table`` ("documents").
     """
-    all_files = list_files(uri, table)
-    if files := [file for file in all_files if file.endswith((".parquet", ".pq"))]:
-        return files
-    filesystem, path = open_filesystem(uri)
-    if not all_files and not filesystem.exists(path):
-        raise InputError(f"{table}: no such file or folder: {uri!r}; give a Parquet file, a folder or a glob")
-    names = ", ".join(posixpath.basename(file) for file in all_files[:5]) or "nothing"
-    raise InputError(
-        f"{table}: no Parquet file (*.parquet) in {uri!r}, which holds {names}; "
-        "make some from SQuAD JSON, text files or a dataset with 'qa-ray prepare'"
-    )
+    return list_folder(uri, table).files
 
 
 def open_parquet(
@@ -212,6 +233,17 @@ class NewFile:
     def __del__(self) -> None:
         if hasattr(self, "_file"):
             self.discard()
+
+
+def wait_for_requests(seconds: float = 60) -> None:
+    """Waits until the requests to object storage whose callers were interrupted have ended: fsspec's thread goes on."""
+
+    async def wait() -> None:
+        if tasks := asyncio.all_tasks() - {asyncio.current_task()}:
+            await asyncio.wait(tasks, timeout=seconds)
+
+    if asyn.loop[0]:
+        asyn.sync(asyn.loop[0], wait)
 
 
 def write_text(uri: str, text: str) -> None:
@@ -322,12 +354,27 @@ def remove_folder(uri: str, *, keep: str | None = None) -> None:
     """Removes the folder ``uri`` and all below it, if it exists; of its direct entries, all but the one to ``keep``."""
     filesystem, path = open_filesystem(uri)
     with writing(uri), suppress(FileNotFoundError):  # another run may have removed it meanwhile
-        if keep is None:
-            filesystem.rm(path, recursive=True)
-            return
-        for entry in filesystem.ls(path, detail=False):
-            if posixpath.basename(str(entry)) != keep:
+        entries = [path] if keep is None else [str(entry) for entry in filesystem.ls(path, detail=False)]
+        for entry in entries:
+            if posixpath.basename(entry) == keep:
+                continue
+            if is_local(uri) or not glob.has_magic(entry):
                 filesystem.rm(entry, recursive=True)
+                continue
+            for file in filesystem.find(entry):  # rm would take the path for a pattern: out[1] for out1
+                filesystem.rm_file(file)
+
+
+def move_file(source_uri: str, target_uri: str) -> None:
+    """Moves a file within one file system, replacing the target."""
+    filesystem, source = open_filesystem(source_uri)
+    _, target = open_filesystem(target_uri)
+    with writing(target_uri):
+        if is_local(source_uri):
+            filesystem.mv(source, target)
+        else:  # mv would expand the paths as patterns
+            filesystem.cp_file(source, target)
+            filesystem.rm_file(source)
 
 
 def remove_empty_folders(uri: str, names: Iterable[str]) -> None:

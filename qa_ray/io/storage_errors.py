@@ -33,6 +33,7 @@ ERRNOS_OF_FILES = {
     errno.EROFS,
     errno.ESTALE,
 }
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 def is_storage_error(error: object) -> bool:
@@ -104,7 +105,6 @@ class writing:
 
     def __exit__(self, error_type: object, error: BaseException | None, traceback: object) -> None:
         if error is not None and is_storage_error(error):
-            raise OutputError(
-                f"output: cannot write {self.uri!r}: {explain(error)}; "
-                "free some space or give another place with output=…"
-            ) from error
+            is_full = getattr(error, "errno", None) in FULL
+            remedy = "free some space or give another place" if is_full else "or give another place"
+            raise OutputError(f"output: cannot write {self.uri!r}: {explain(error)}; {remedy} with output=…") from error

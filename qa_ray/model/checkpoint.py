@@ -18,11 +18,11 @@ from importlib.resources import files
 from pathlib import Path
 
 from pydantic import ValidationError
-from transformers.models.auto.modeling_auto import MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES
 
 from qa_ray.errors import ModelError
 from qa_ray.io.storage import absolute_uri, open_filesystem
 from qa_ray.io.storage_errors import explain, is_storage_error
+from qa_ray.model.config_checks import check_config, check_weight_types
 from qa_ray.model.families import find_family
 from qa_ray.model.settings import ModelSettings
 
@@ -39,8 +39,9 @@ class Checkpoint:
     name: str
     folder: str
     settings: ModelSettings
-    max_positions: int  # tokens of the longest window
     fingerprint: str  # sha256 over weights, config, tokenizer and settings
+    family: str  # model_type of the config.json
+    has_head: bool  # for question answering; without one, training starts with a new head
 
 
 def open_checkpoint(name: str, *, needs_head: bool = True) -> Checkpoint:
@@ -49,7 +50,8 @@ def open_checkpoint(name: str, *, needs_head: bool = True) -> Checkpoint:
     Without ``needs_head`` a checkpoint that was not fine-tuned for question answering is accepted.
 
     Raises:
-        ModelError: no such model, no question-answering head, no tokenizer, only pickled weights, invalid settings.
+        ModelError: no such model, no question-answering head, no tokenizer, only pickled weights, invalid settings, or
+            what check_config refuses.
     """
     folder = _folder(name)
     config = _read_json(folder / "config.json", name, "no config.json; give the folder that save_pretrained wrote")
@@ -60,22 +62,20 @@ def open_checkpoint(name: str, *, needs_head: bool = True) -> Checkpoint:
             f"model {name!r}: {'only pickled weights (' + ', '.join(pickled) + ')' if pickled else 'no weights'} "
             f"in {str(folder)!r}; qa-ray loads only safetensors: convert with model.save_pretrained(folder)"
         )
-    if (model_type := config.get("model_type")) not in MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES:
-        raise ModelError(
-            f"model {name!r}: its config.json says model_type {model_type!r}, for which transformers has no "
-            "question-answering model; use a checkpoint of a family that AutoModelForQuestionAnswering loads"
-        )
+    check_config(config, folder, name)
     tensors = [key for path in weights for key in _tensor_names(path, name)]
-    if needs_head and not any(key.startswith("qa_outputs.") for key in tensors):
+    head = find_family(config["model_type"]).head
+    has_head = any(key.startswith(f"{head}.") for key in tensors)
+    if needs_head and not has_head:
         raise ModelError(
-            f"model {name!r}: no question-answering head (qa_outputs) in {str(folder)!r}, "
+            f"model {name!r}: no question-answering head ({head}) in {str(folder)!r}, "
             f"architectures {config.get('architectures')}; use a checkpoint fine-tuned for question answering"
         )
     if not any((folder / file).is_file() for file in ("tokenizer.json", "vocab.txt", "vocab.json")):
         raise ModelError(
             f"model {name!r}: no tokenizer in {str(folder)!r}; save it there with tokenizer.save_pretrained(folder)"
         )
-    return Checkpoint(name, str(folder), _settings(folder, name), _max_positions(config), _fingerprint(folder))
+    return Checkpoint(name, str(folder), _settings(folder, name), _fingerprint(folder), config["model_type"], has_head)
 
 
 def _folder(name: str) -> Path:
@@ -199,12 +199,9 @@ def _tensor_names(path: Path, name: str) -> list[str]:
         raise ModelError(
             f"model {name!r}: {str(path)!r} is truncated to {size:,} of {8 + length + stop:,} bytes; copy it again"
         )
-    return list(header)
-
-
-def _max_positions(config: dict) -> int:
-    first_position = find_family(config.get("model_type")).first_position(config.get("pad_token_id"))
-    return config.get("max_position_embeddings", 512) - first_position
+    types = {key: tensor.get("dtype") for key, tensor in header.items() if key != "__metadata__"}
+    check_weight_types(types, str(path), name)
+    return list(types)
 
 
 def _fingerprint(folder: Path) -> str:

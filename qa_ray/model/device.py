@@ -1,12 +1,15 @@
 """Where a model computes: device, dtype, threads, and what the device's errors mean."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import get_args
 
 import torch
 
 from qa_ray.errors import ConfigError
 from qa_ray.model.settings import Device, Dtype
+from qa_ray.process import num_cores, threads_sleep
 
 # After these errors "the process must be terminated and relaunched" (CUDA Runtime API, cudaError_t); HIP's are alike.
 DEVICE_FAILURES = (
@@ -36,6 +39,22 @@ def use_threads(num_threads: int) -> None:
     """Lets this process's forward passes use ``num_threads`` threads; Ray would leave them one."""
     os.environ["OMP_NUM_THREADS"] = str(num_threads)
     torch.set_num_threads(num_threads)
+
+
+@contextmanager
+def using_threads(num_threads: int) -> Iterator[None]:
+    """Computes with ``num_threads`` threads in the block, then with as many as before."""
+    threads_before = torch.get_num_threads()
+    torch.set_num_threads(num_threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads_before)
+
+
+def default_threads() -> int:
+    """The threads of a process that others may share: as many as torch and the container allow, if they wait asleep."""
+    return min(torch.get_num_threads(), num_cores()) if threads_sleep() else 1
 
 
 def resolve_dtype(dtype: str, device: str) -> str:

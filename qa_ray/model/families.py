@@ -1,8 +1,8 @@
 """The model families that differ from transformers' defaults, one entry each: the seam for adding a family.
 
-A family that is not in the table has position ids from 0, runs in transformers' own forward pass, and cannot be
-lengthened. The entries hold no tensors and the forward passes are imported on first use, so that checking a checkpoint
-does not load them.
+A family that is not in the table runs in transformers' own forward pass on padded batches, and cannot be lengthened.
+Whatever a checkpoint's family is, model.proof compares it with transformers before it answers. The entries hold no
+tensors and the forward passes are imported on first use, so that checking a checkpoint does not load them.
 """
 
 from __future__ import annotations
@@ -29,17 +29,12 @@ class Family:
     reads itself (model.cpu_linear).
     """
 
-    positions_after_padding: bool = False  # position ids start at pad_token_id + 1 (make_positions of fairseq)
-    position_padding_id: int | None = None  # takes the place of the config's pad_token_id for positions
+    head: str = "qa_outputs"  # the name of the layer that gives two logits for each token
+    pads: bool = True  # False: padding would reach the real tokens, so only windows of one length run together
     make_backend: Callable[[Any, int], nn.Module] | None = None  # None: transformers' own forward pass
     layers_not_prepacked: frozenset[str] = frozenset()
     can_lengthen: bool = False  # whether model.lengthen converts it to Longformer
-
-    def first_position(self, pad_token_id: int | None) -> int:
-        """The position id of a window's first token."""
-        if not self.positions_after_padding:
-            return 0
-        return (self.position_padding_id if self.position_padding_id is not None else pad_token_id or 0) + 1
+    why_refused: str | None = None  # what keeps its answers from being exact, where a short window does not show it
 
 
 def _make_longformer(model: Any, document_type_id: int) -> nn.Module:  # Longformer has no token types
@@ -48,27 +43,32 @@ def _make_longformer(model: Any, document_type_id: int) -> nn.Module:  # Longfor
     return LongformerQA.from_transformers(model)
 
 
+_SPARSE_ATTENTION = "its sparse attention turns into a full one, for good, with the first short window"
+_OTHER_HEAD = "its head is not a layer of two logits for each token"
+
 # By transformers' model_type.
 FAMILIES: dict[str, Family] = {
     "bert": Family(can_lengthen=True),
-    "roberta": Family(positions_after_padding=True, can_lengthen=True),
+    "roberta": Family(can_lengthen=True),
     "longformer": Family(
-        positions_after_padding=True,
         make_backend=_make_longformer,
         layers_not_prepacked=frozenset({"key_global", "value_global"}),
     ),
-    "camembert": Family(positions_after_padding=True),
-    "data2vec-text": Family(positions_after_padding=True),
-    "ibert": Family(positions_after_padding=True),
-    "lilt": Family(positions_after_padding=True),  # from the text alone, without the layout
-    "luke": Family(positions_after_padding=True),  # from the tokens alone, without entities
-    "markuplm": Family(positions_after_padding=True),  # from the text alone, without XPaths
-    "mpnet": Family(positions_after_padding=True, position_padding_id=1),  # whatever its pad_token_id
-    "roberta-prelayernorm": Family(positions_after_padding=True),
-    "xlm-roberta": Family(positions_after_padding=True),
-    "xlm-roberta-xl": Family(positions_after_padding=True),
-    "xmod": Family(positions_after_padding=True),  # its config.json must name a default_language
+    "modernbert": Family(head="classifier"),
+    "convbert": Family(pads=False),  # its convolutions run over the padding
+    "fnet": Family(pads=False),  # its Fourier transform mixes all tokens
+    "funnel": Family(pads=False),  # it pools neighbors
+    "mobilebert": Family(pads=False),  # it embeds neighbors
+    "nystromformer": Family(pads=False),  # a convolution, too
+    "yoso": Family(pads=False),
+    "big_bird": Family(why_refused=_SPARSE_ATTENTION),
+    "bigbird_pegasus": Family(why_refused=_SPARSE_ATTENTION),
+    "lxmert": Family(why_refused=_OTHER_HEAD),
+    "mra": Family(why_refused="without a CUDA kernel of its own its attention gives zeros"),
+    "reformer": Family(why_refused="its attention hashes at random"),
+    "splinter": Family(why_refused=_OTHER_HEAD),
 }
+OTHER_FAMILIES = "take a checkpoint of another family: BERT, RoBERTa, XLM-RoBERTa, DeBERTa, ModernBERT or Longformer"
 
 
 def find_family(model_type: str | None) -> Family:

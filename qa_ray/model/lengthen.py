@@ -13,19 +13,19 @@ import torch
 from tokenizers.processors import TemplateProcessing
 from torch import Tensor
 from transformers import (
-    AutoModelForQuestionAnswering,
     AutoTokenizer,
     LongformerConfig,
     LongformerForQuestionAnswering,
     PreTrainedTokenizerFast,
 )
-from transformers.utils import logging as transformers_logging
 
 from qa_ray.errors import ConfigError, ModelError
 from qa_ray.io.storage import new_folder
 from qa_ray.model.checkpoint import open_checkpoint
 from qa_ray.model.families import FAMILIES, find_family
+from qa_ray.model.positions import first_position
 from qa_ray.model.tokenizer import Tokenizer
+from qa_ray.model.weights import load
 
 SHARED_SETTINGS = (
     "vocab_size",
@@ -74,22 +74,15 @@ def lengthen(*, model: str, output: str, max_tokens: int, attention_window: int)
     """
     if attention_window % 2:
         raise ConfigError(f"attention_window={attention_window}: half of it is on either side; give an even number")
-    transformers_logging.disable_progress_bar()
-    transformers_logging.set_verbosity_error()  # missing and new weights are reported below
     with new_folder(output) as place:
-        folder = open_checkpoint(model, needs_head=False).folder
-        try:
-            source, info = AutoModelForQuestionAnswering.from_pretrained(
-                folder, use_safetensors=True, trust_remote_code=False, output_loading_info=True
-            )
-        except (OSError, ValueError, KeyError, RuntimeError) as error:
-            reason = " ".join(str(error).split())
-            raise ModelError(f"model {model!r}: cannot be loaded ({reason}); save it again") from error
-        if not find_family(model_type := source.config.model_type).can_lengthen:
+        checkpoint = open_checkpoint(model, needs_head=False)
+        if not find_family(checkpoint.family).can_lengthen:
             supported = " and ".join(name for name, family in FAMILIES.items() if family.can_lengthen)
-            raise ModelError(f"model {model!r}: its family is {model_type!r}; only {supported} can be lengthened")
-        if missing := sorted(name for name in info["missing_keys"] if not name.startswith("qa_outputs.")):
-            raise ModelError(f"model {model!r}: the weights lack {', '.join(missing[:3])}; use a complete checkpoint")
+            raise ModelError(
+                f"model {model!r}: its family is {checkpoint.family!r}; only {supported} can be lengthened"
+            )
+        folder = checkpoint.folder
+        source: Any = load(folder, "auto", needs_head=False)
         tokenizer = _tokenizer(folder, model, max_tokens)
         longformer = _longformer(source, tokenizer, max_tokens, attention_window)
         longformer.save_pretrained(place)
@@ -99,7 +92,7 @@ def lengthen(*, model: str, output: str, max_tokens: int, attention_window: int)
         max_tokens=max_tokens,
         attention_window=attention_window,
         num_parameters=longformer.num_parameters(),
-        has_head=not info["missing_keys"],
+        has_head=checkpoint.has_head,
     )
 
 
@@ -119,7 +112,7 @@ def _longformer(source: Any, tokenizer: Any, max_tokens: int, attention_window: 
         name.replace(prefix, "longformer.", 1): weight for name, weight in source.state_dict().items()
     }
     positions, types = (f"longformer.embeddings.{name}_embeddings.weight" for name in ("position", "token_type"))
-    learned = weights[positions][find_family(source.config.model_type).first_position(source.config.pad_token_id) :]
+    learned = weights[positions][first_position(source) :]
     repeated = learned.repeat(-(-max_tokens // len(learned)), 1)[:max_tokens]
     weights[positions] = longformer.state_dict()[positions].index_copy(
         0, torch.arange(unused, unused + max_tokens), repeated

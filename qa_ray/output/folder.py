@@ -209,7 +209,7 @@ def check_writable(uri: str) -> None:
         missing_folders.append(folder)
         folder = posixpath.dirname(folder)
     write_text(join(uri, "_run", "probe"), "")
-    filesystem.rm(f"{path}/_run/probe")
+    remove_file(join(uri, "_run", "probe"))
     for folder in missing_folders:
         filesystem.rmdir(folder)
 

@@ -18,7 +18,7 @@ from dataclasses import replace
 from typing import Any
 
 from qa_ray.errors import OutputError
-from qa_ray.io.storage import create_text, join, remove_file, write_text
+from qa_ray.io.storage import create_text, join, remove_file, wait_for_requests, write_text
 from qa_ray.output.folder import OutputFolder
 from qa_ray.output.manifest import manifest_name, result_files
 
@@ -38,6 +38,7 @@ def uncommitted(output: OutputFolder) -> Iterator[None]:
         for _ in range(2):  # the heartbeat's thread may interrupt the first attempt, if this run was fenced
             if not output.keeps_files:
                 with suppress(Exception, KeyboardInterrupt):  # the next start removes them, too
+                    wait_for_requests()  # else a file that is being written may appear after that
                     discard(output)
                     break
         raise

@@ -5,8 +5,7 @@ the documents with hashes of their texts, and the ids and texts of the questions
 """
 
 import hashlib
-import json
-import posixpath
+import itertools
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
@@ -15,26 +14,30 @@ from typing import Any
 
 import pyarrow as pa
 
-from qa_ray.errors import InputError, OutputError
+from qa_ray.errors import InputError, JobError
 from qa_ray.io import storage
 from qa_ray.io.parquet_writer import ParquetFolderWriter
-from qa_ray.io.storage_errors import writing
-from qa_ray.preparation.question_rows import Fault, Row, invalid_unicode
+from qa_ray.preparation.encoding import check_encoding
+from qa_ray.preparation.gold import settle
+from qa_ray.preparation.publish import Inputs, files_of_earlier_prepare, publish, publish_rejects
+from qa_ray.preparation.question_rows import Fault, invalid_unicode
 from qa_ray.preparation.sources import open_source
 from qa_ray.preparation.sources.base import RecordStream, SourceRecord
+from qa_ray.preparation.sources.files import describe
+from qa_ray.preparation.values import Row
 from qa_ray.schemas import DOCUMENTS, QUESTIONS, REJECTS
+from qa_ray.wording import counted
 
 TABLES = {"documents": DOCUMENTS, "questions": QUESTIONS, "rejects": REJECTS}
 # Jobs hold whole row groups in memory.
 GROUP_ROWS = {"documents": 256, "questions": 10_000, "rejects": 10_000}
 GROUP_CHARS = {"documents": 1 << 20, "questions": 8 << 20, "rejects": 8 << 20}
 FILE_CHARS = 128 << 20
-MARKER = "_PREPARED.json"  # lists the files that prepare wrote and may replace
 
 
 @dataclass(frozen=True)
 class PreparedTables:
-    """What was written, and the layout that was detected."""
+    """What was written, what was not read, and the layout that was detected."""
 
     layout: str
     documents: int
@@ -42,65 +45,142 @@ class PreparedTables:
     gold_answers: int
     unanswerable: int  # questions whose gold says that the document does not answer them
     misplaced_answers: int  # gold answers with a start_char at which the document has another text; kept as they are
+    gold_changes: dict[str, int]  # what was changed about how many gold answers, as in preparation/gold.py
     rejects: int
+    rejects_by_reason: dict[str, int]
+    files_read: int | None  # None: the source does not say
+    files_not_read: dict[str, dict[str, Any]]  # by kind: how many files, and the first of them
     paths: dict[str, str]  # of the tables documents, questions, rejects; tables without rows are not written
 
     def __str__(self) -> str:
-        rows = f"{self.documents:,} documents, {self.questions:,} questions, {self.rejects:,} rejects"
-        gold = f"{self.gold_answers:,} answers, {self.misplaced_answers:,} of them misplaced"
-        lines = [f"read as {self.layout}: {rows}", f"gold: {gold}; {self.unanswerable:,} questions unanswerable"]
-        return "\n".join([*lines, *self.paths.values()])
+        rows = [counted(getattr(self, f"{noun}s"), noun) for noun in ("document", "question", "reject")]
+        files = f" ({counted(self.files_read, 'file')})" if self.files_read is not None else ""
+        gold = f"{counted(self.gold_answers, 'answer')}, {self.misplaced_answers:,} of them misplaced"
+        lines = [
+            f"read as {self.layout}{files}: {', '.join(rows)}",
+            f"gold: {gold}; {counted(self.unanswerable, 'question')} unanswerable",
+        ]
+        lines += [f"gold: {counted(count, 'answer')} {change}" for change, count in self.gold_changes.items()]
+        if self.files_not_read:
+            total, kinds = describe(self.files_not_read).split(":", 1)
+            lines.append(f"{total} not read:{kinds}")
+        if self.rejects:
+            lines.append(f"rejects: {_reasons(self.rejects_by_reason)}; see {self.paths['rejects']}")
+        return "\n".join([*lines, *(path for name, path in self.paths.items() if name != "rejects")])
 
 
-def prepare(source: str, output: str, *, layout: str = "auto", prefix: str = "", **options: Any) -> PreparedTables:
+def _reasons(by_reason: dict[str, int]) -> str:
+    return ", ".join(f"{reason} {count}" for reason, count in by_reason.items())
+
+
+def prepare(
+    source: str,
+    output: str,
+    *,
+    layout: str = "auto",
+    prefix: str = "",
+    max_rejected_fraction: float = 1.0,
+    **options: Any,
+) -> PreparedTables:
     """Writes ``output/documents``, ``output/questions`` and, if rows were rejected, ``output/rejects``.
 
     ``layout`` is a name in ``qa_ray.preparation.sources.SOURCES``, or "auto" to detect it. ``options`` are those of the
     layout's ``read``; None, False and empty ones count as not given. ``prefix`` is put before the documents' ids.
 
-    The tables of an earlier prepare are replaced once the new ones are complete; other files in ``output`` are left
-    alone.
+    The tables of an earlier prepare of the same source are replaced once the new ones are complete; other files in
+    ``output`` are left alone.
 
     Raises:
         ConfigError: an unknown layout, or an option that the layout does not have.
         InputError: the source as a whole cannot be used, or a question id occurs twice in a document.
-        OutputError: ``output`` cannot be written, or holds tables that prepare did not write.
+        OutputError: ``output`` cannot be written, or holds tables of another source or that prepare did not write.
+        JobError: more rows than ``max_rejected_fraction`` were rejected; only the rejects were written.
     """
-    earlier_files = _files_of_earlier_prepare(output)
+    check_encoding(options.get("encoding"))
+    inputs = _inputs(source, options)
+    earlier_files = files_of_earlier_prepare(output, inputs)
     detected_layout, stream = open_source(source, layout, options)
     staging = storage.join(output, "_preparing")
     storage.remove_folder(staging)  # left by a killed run
     try:
-        counts, first_reject = _write(stream._replace(records=_prefixed(stream.records, prefix)), staging)
-        if not counts["documents"]:
-            raise _no_document(source, counts["rejects"], first_reject)
-        paths = {name: storage.absolute_uri(storage.join(output, name)) for name in TABLES if counts[name]}
-        prepared = PreparedTables(layout=detected_layout, **counts, paths=paths)
-        _publish(output, staging, earlier_files, prepared)
+        written = _write(stream, prefix, staging)
+        if problem := _too_many_rejects(source, output, written, max_rejected_fraction):
+            publish_rejects(output, staging, earlier_files, inputs)
+            raise problem
+        prepared = _summary(detected_layout, output, stream, written)
+        publish(output, staging, earlier_files, inputs, asdict(prepared))
     finally:
         storage.remove_folder(staging)
     return prepared
 
 
-def _no_document(source: str, num_rejects: int, first_reject: Row | None) -> InputError:
-    problem = f"source {source!r} has no usable document"
-    if first_reject is None:
-        return InputError(f"{problem} (it is empty); give another source or layout")
-    place = ", ".join(f"{name} {first_reject[name]!r}" for name in ("document_id", "question_id") if first_reject[name])
-    return InputError(
-        f"{problem}, so nothing was written; unusable rows: {num_rejects:,}, the first ({place or 'no id'}) because of "
-        f"{first_reject['reason']}: {first_reject['detail']}"
+def _inputs(source: str, options: dict[str, Any]) -> Inputs:
+    """What the tables are made of; another one must not take their place. Paths are absolute."""
+    paths = {"source": source, "questions": options.get("questions") or None}
+    inputs: Inputs = {}
+    for name, path in paths.items():
+        is_hub_id = path is not None and not storage.open_filesystem(path)[0].exists(storage.open_filesystem(path)[1])
+        inputs[name] = path if path is None or is_hub_id else storage.absolute_uri(path)
+    return inputs | {"split": options.get("split") or None}
+
+
+@dataclass
+class Written:
+    """What was written to the tables."""
+
+    counts: Counter[str]  # of PreparedTables
+    rejects_by_reason: Counter[str]
+    gold_changes: Counter[str]
+    first_reject: Row | None = None
+
+
+def _summary(layout: str, output: str, stream: RecordStream, written: Written) -> PreparedTables:
+    return PreparedTables(
+        layout=layout,
+        **written.counts,
+        gold_changes={change: count for change, count in written.gold_changes.items() if count},
+        rejects_by_reason=dict(written.rejects_by_reason.most_common()),
+        files_read=len(stream.files.read) if stream.files else None,
+        files_not_read=stream.files.kinds_not_read() if stream.files else {},
+        paths={name: storage.absolute_uri(storage.join(output, name)) for name in TABLES if written.counts[name]},
+    )
+
+
+def _too_many_rejects(
+    source: str, output: str, written: Written, max_rejected_fraction: float
+) -> InputError | JobError | None:
+    """The error if there is no document, or if too many rows were rejected."""
+    counts = written.counts
+    num_rejects, rejects = counts["rejects"], storage.join(output, "rejects")
+    if not counts["documents"]:
+        problem = f"source {source!r} has no usable document"
+        if (reject := written.first_reject) is None:
+            return InputError(f"{problem} (it is empty); give another source or layout")
+        place = ", ".join(f"{name} {reject[name]!r}" for name in ("document_id", "question_id") if reject[name])
+        return InputError(
+            f"{problem}, so only the rejects were written ({rejects!r}): {num_rejects:,}, the first "
+            f"({place or 'no id'}) because of {reject['reason']}: {reject['detail']}"
+        )
+    num_rows = counts["documents"] + counts["questions"] + num_rejects
+    of_one_document = max(1, num_rows // max(2, counts["documents"])) if max_rejected_fraction else 0
+    if num_rejects <= max(max_rejected_fraction * num_rows, min(of_one_document, num_rows - 1)):
+        return None
+    return JobError(
+        f"{num_rejects} of {num_rows} documents and questions ({num_rejects / num_rows:.1%}) were rejected "
+        f"({_reasons(dict(written.rejects_by_reason.most_common(5)))}), more than "
+        f"limits.max_rejected_fraction={max_rejected_fraction}; see {rejects!r}; fix the source or raise the limit, "
+        "and run the same command again"
     )
 
 
 # ---- Writing tables
 
 
-def _write(stream: RecordStream, folder: str) -> tuple[Counter[str], Row | None]:
-    """Writes the tables into ``folder``; returns the counts of PreparedTables, and the first reject if there is one."""
+def _write(stream: RecordStream, prefix: str, folder: str) -> Written:
+    """Writes the tables into ``folder``."""
     extra_fields = {"documents": stream.document_fields, "questions": stream.question_fields}
     counts = Counter({"gold_answers": 0, "unanswerable": 0, "misplaced_answers": 0, **dict.fromkeys(TABLES, 0)})
-    first_reject: Row | None = None
+    written = Written(counts, Counter(), stream.notes)
     writers = {
         name: ParquetFolderWriter(
             storage.join(folder, name),
@@ -111,15 +191,22 @@ def _write(stream: RecordStream, folder: str) -> tuple[Counter[str], Row | None]
         )
         for name, schema in TABLES.items()
     }
-    with ExitStack() as stack:
-        for writer in writers.values():
-            stack.enter_context(closing(writer))
-        for name, row in _table_rows(stream.records, counts):
-            if name == "rejects":
-                first_reject = first_reject or row
-            counts[name] += 1
-            writers[name].add(row)
-    return counts, first_reject
+    try:
+        with ExitStack() as stack:
+            for writer in writers.values():
+                stack.enter_context(closing(writer))
+            for name, row in _table_rows(_settled(_prefixed(stream.records, prefix), written), counts):
+                if name == "rejects":
+                    written.first_reject = written.first_reject or row
+                    written.rejects_by_reason[row["reason"]] += 1
+                counts[name] += 1
+                writers[name].add(row)
+    except (pa.ArrowException, OverflowError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(
+            f"a row of the source cannot be stored as Parquet ({reason}); give its column one type or drop it"
+        ) from error
+    return written
 
 
 def _prefixed(records: Iterator[SourceRecord], prefix: str) -> Iterator[SourceRecord]:
@@ -128,6 +215,16 @@ def _prefixed(records: Iterator[SourceRecord], prefix: str) -> Iterator[SourceRe
             document_id = prefix + record.document["document_id"]
             record = record._replace(document=record.document | {"document_id": document_id})
         yield record
+
+
+def _settled(records: Iterator[SourceRecord], written: Written) -> Iterator[SourceRecord]:
+    """The records with their gold settled; successive records of one document are settled together."""
+    for document, group in itertools.groupby(records, key=lambda record: record.document):
+        same_document = list(group)
+        text = document.get("text") if document else None
+        if not (document and invalid_unicode(document)):
+            settle(text, [row for record in same_document for row in record.questions], written.gold_changes)
+        yield from same_document
 
 
 def _table_rows(records: Iterator[SourceRecord], counts: Counter[str]) -> Iterator[tuple[str, Row]]:
@@ -196,45 +293,3 @@ def _check_unique(question_texts: dict[tuple[str | None, str], str], document_id
                 f"question_id {question_id!r} occurs twice {where}: {both}; give each its own id or drop one"
             )
     question_texts[document_id, question_id] = question["question"]
-
-
-# ---- Publishing
-
-
-def _files_of_earlier_prepare(output: str) -> list[str]:
-    """The files of the tables that an earlier prepare wrote, relative to ``output``.
-
-    Raises:
-        OutputError: a table has a file that prepare did not write.
-    """
-    filesystem, root = storage.open_filesystem(output)
-    try:
-        listed = set(json.loads(storage.read_text(storage.join(output, MARKER)) or "{}")["files"])
-    except (ValueError, KeyError, TypeError):
-        listed = set()
-    files = [posixpath.relpath(file, root) for name in TABLES for file in filesystem.find(posixpath.join(root, name))]
-    if foreign := [file for file in files if file not in listed]:
-        raise OutputError(
-            f"output {output!r} holds {foreign[0]!r}, which prepare did not write ({MARKER} does not list it); "
-            "move it away or give another output"
-        )
-    return files
-
-
-def _publish(output: str, staging: str, earlier_files: list[str], prepared: PreparedTables) -> None:
-    """Moves the staged files to their place.
-
-    The marker first lists old and new files: if this is killed at any point, the next prepare still recognizes all of
-    them as its own.
-    """
-    filesystem, root = storage.open_filesystem(output)
-    _, staging_root = storage.open_filesystem(staging)
-    files = [posixpath.relpath(file, staging_root) for file in filesystem.find(staging_root)]
-    marker = storage.join(output, MARKER)
-    storage.write_text(marker, json.dumps({"files": sorted({*earlier_files, *files})}))
-    with writing(output):
-        for file in sorted({*earlier_files} - {*files}):
-            filesystem.rm_file(posixpath.join(root, file))
-        for file in files:
-            filesystem.mv(posixpath.join(staging_root, file), posixpath.join(root, file))
-    storage.write_text(marker, json.dumps({"files": files, **asdict(prepared)}, indent=2))

@@ -23,6 +23,7 @@ from qa_ray.errors import InputError
 from qa_ray.io.document_table import DocumentTable, RowGroup, read_row_groups
 from qa_ray.io.question_lists import QuestionLists
 from qa_ray.io.storage import configure_s3
+from qa_ray.io.table_columns import TableColumns
 
 TASK_BYTES, TASK_ROWS, TASK_GROUPS = 16_000_000, 16_384, 128
 READ_THREADS = 8  # opening a file on an object store is mostly waiting
@@ -62,11 +63,10 @@ class DocumentDatasource(Datasource):
     ) -> list[ReadTask]:
         """One read task for each element of ``tasks``; ``parallelism`` is ignored."""
         documents = self._documents
-        columns = [documents.id_column, documents.text_column, *documents.passed_through]
         options = documents.lists, self._storage, self._timeout_s, self._stats
         return [
             ReadTask(
-                partial(_read, documents.uri, groups, columns, *options),
+                partial(_read, documents.uri, groups, documents.columns, *options),
                 BlockMetadata(
                     num_rows=sum(group.num_rows for group in groups),
                     size_bytes=sum(group.num_bytes for group in groups),
@@ -101,7 +101,7 @@ def _length_class(row_groups: Sequence[RowGroup]) -> int:
 def _read(
     uri: str,
     row_groups: list[RowGroup],
-    columns: list[str],
+    columns: TableColumns,
     lists: QuestionLists | None,
     storage: dict[str, Any],
     timeout_s: float | None,
@@ -120,7 +120,7 @@ def _read(
 
 
 def _read_files(
-    uri: str, files: list[list[RowGroup]], columns: list[str], lists: QuestionLists | None
+    uri: str, files: list[list[RowGroup]], columns: TableColumns, lists: QuestionLists | None
 ) -> Iterator[pa.RecordBatch]:
     if len(files) == 1:
         yield from read_row_groups(uri, files[0], columns, lists)

@@ -3,7 +3,7 @@
 On its way to the driver Ray wraps an error several times: RayTaskError around what a task raised, Ray Data's and Ray
 Train's own errors around that. An error in an actor's constructor arrives as text only, and Ray Data appends advice on
 retries to the message. Whatever the wrapping, a QaRayError inside is what the user should read; any other error becomes
-a JobError with its last line.
+a JobError with its first line, or with what happened in our own words. Ray's text goes to run.log.
 """
 
 import re
@@ -11,23 +11,32 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from ray import exceptions
 from ray.exceptions import RayError
 
 from qa_ray import errors
 from qa_ray.errors import JobError, QaRayError
-from qa_ray.log import LOG
+from qa_ray.log import DETAILS
 
 # Where RayError, Ray Data and Ray Train keep what they wrap.
 WRAPPED = ("cause", "controller_failure", "health_check_failure", "__cause__", "__context__")
-# The lines that Ray Data appends to the message of an error in a task.
-RETRY_ADVICE = re.compile(
-    r"\nFailed to .+ after \d+/\d+ attempts .*"
-    r"(\nThis looks like an AWS S3 permissions error\..*)?"
-    r"(\nTo change retry attempts.*)?"
-)
+ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")  # the colors in Ray's text
 # A QaRayError in a formatted traceback: its line, and indented lines if the message continues there. Other text may
 # follow: "During handling of the above exception …" and a second traceback, or what Ray says about the actor.
 QA_RAY_ERROR = re.compile(r"^qa_ray\.errors\.(\w+): (.+(?:\n[ \t]+\S.*)*)", re.MULTILINE)
+OTHER_ERROR = re.compile(
+    r"^(?!ray\.)([A-Za-z_][\w.]*(?:Error|Exception|Exit|Interrupt|Expired)\b(?:: .*)?)$", re.MULTILINE
+)
+# Of errors that have no cause but Ray: the first class that fits.
+IN_OUR_WORDS = (
+    (exceptions.OutOfMemoryError, "a node ran out of memory, so Ray ended a worker; use fewer actors or more memory"),
+    ((exceptions.NodeDiedError, exceptions.ObjectLostError, exceptions.LocalRayletDiedError), "a node was lost"),
+    ((exceptions.RayActorError, exceptions.WorkerCrashedError), "a worker process crashed, or was ended from outside"),
+    (exceptions.GetTimeoutError, "a worker did not reply in time"),
+    (exceptions.RuntimeEnvSetupError, "Ray could not set up a worker's environment"),
+    (exceptions.TaskUnschedulableError, "no node has room for a worker"),
+)
+MAX_CHARS = 300  # of an error that is not ours
 
 
 @contextmanager
@@ -53,18 +62,39 @@ def explain(error: BaseException) -> QaRayError:
     error = next(iter(getattr(error, "worker_failures", {}).values()), error)
     for cause in _causes(error):
         if isinstance(cause, QaRayError) and not isinstance(cause, RayError):  # Ray makes classes that are both
-            message = RETRY_ADVICE.sub("", str(cause))
+            message = _own_lines(str(cause))
             return cause if message == str(cause) else type(cause)(message)
-    text = RETRY_ADVICE.sub("", "".join(traceback.format_exception_only(error)))
+    text = ESCAPES.sub("", "".join(traceback.format_exception_only(error)))
     if raised := QA_RAY_ERROR.findall(text):
         name, message = raised[-1]
         return getattr(errors, name, JobError)(" ".join(message.split()))
-    LOG.error("Ray raised: %s", error)
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    DETAILS.error("Ray raised: %s", error)
     return JobError(
-        f"the job failed: {lines[-1]}; fix the cause (run.log in the output folder has the full error) and run the "
-        "same command again: completed work is kept"
+        f"the job failed: {_what_happened(error, text)}; fix the cause (run.log in the output folder has the full "
+        "error) and run the same command again: completed work is kept"
     )
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of the error's message, or the name of its class."""
+    lines = [line.strip() for line in ESCAPES.sub("", str(error)).splitlines() if line.strip()]
+    return lines[0][:MAX_CHARS] if lines else type(error).__name__
+
+
+def _own_lines(message: str) -> str:
+    """A message of ours as one line: what follows it without indentation is Ray's."""
+    return " ".join(re.split(r"\n(?![ \t])", ESCAPES.sub("", message))[0].split())
+
+
+def _what_happened(error: BaseException, text: str) -> str:
+    """An error that is not ours: the last one that ``text`` tells of, the innermost cause, or Ray's in our words."""
+    if told := OTHER_ERROR.findall(text):
+        return told[-1][:MAX_CHARS]
+    others = [cause for cause in _causes(error) if not type(cause).__module__.startswith("ray")]
+    if others:
+        return f"{type(others[-1]).__name__}: {first_line(others[-1])}"
+    words = [words for classes, words in IN_OUR_WORDS if any(isinstance(cause, classes) for cause in _causes(error))]
+    return words[0] if words else f"Ray raised {type(error).__name__}"
 
 
 def _causes(error: BaseException | None) -> list[BaseException]:

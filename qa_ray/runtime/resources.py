@@ -7,12 +7,15 @@ Each has a function of the nodes alone beside it. All errors are a ConfigError w
 small for the run.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from qa_ray.config import AnswerConfig, RunnerSettings, WorkerSettings
 from qa_ray.errors import ConfigError
 from qa_ray.model.device import resolve_dtype
+from qa_ray.process import num_cores
 from qa_ray.runtime.nodes import (
     Bundle,
     describe,
@@ -23,6 +26,7 @@ from qa_ray.runtime.nodes import (
     num_cpus,
     wait_for_room,
 )
+from qa_ray.wording import counted
 
 # Besides its actors, a run needs one CPU to read and one to tokenize, on any node.
 SPARE_CPUS = 2
@@ -58,25 +62,29 @@ def allocate_resources(config: AnswerConfig, num_windows: int, *, wait: bool = F
     runner = config.runner
 
     def allocate() -> Resources:
-        return allocate_on_nodes(runner, live_nodes(), num_windows)
+        nodes = live_nodes()
+        with cores_explained(nodes):
+            return allocate_on_nodes(runner, nodes, num_windows)
 
     if not wait:
         return allocate()
     fewest = runner.actors[0] if isinstance(runner.actors, tuple) else 1 if runner.actors == "auto" else runner.actors
     gpus = {"GPU": runner.gpus_per_actor or 1.0} if runner.device == "cuda" else {}
-    bundle = {"CPU": runner.cpus_per_actor or 1} | gpus | runner.resources_per_actor
+    bundle = {"CPU": runner.cpus_per_actor} | gpus | runner.resources_per_actor
     return wait_for_room(allocate, [bundle] * fewest + [{"CPU": 1}] * SPARE_CPUS, runner.wait_seconds)
 
 
 def allocate_on_nodes(runner: RunnerSettings, nodes: Sequence[Bundle], num_windows: int) -> Resources:
-    """The resources that a job of ``num_windows`` windows uses on these nodes."""
+    """The resources that a job of ``num_windows`` windows uses on these nodes.
+
+    Actors have one thread each unless told otherwise: two are 1.1 to 1.2 times as fast as one with two threads, and
+    threads of one actor wait for each other, which beside other processes costs a multiple.
+    """
     custom = runner.resources_per_actor
     device = _device(runner.device, nodes, custom)
     gpus_per_actor = (runner.gpus_per_actor or 1.0) if device == "cuda" else 0.0
-    bundle = {"CPU": runner.cpus_per_actor or 1} | ({"GPU": gpus_per_actor} if gpus_per_actor else {}) | custom
+    bundle = {"CPU": runner.cpus_per_actor} | ({"GPU": gpus_per_actor} if gpus_per_actor else {}) | custom
     fewest, most = _num_actors(runner, nodes, bundle, num_windows)
-    if not runner.cpus_per_actor and device == "cpu":
-        bundle["CPU"] = _most_cpus(nodes, bundle, most, _safe_room)
     if (room := _room(nodes, bundle)) < fewest:
         needed = {name: fewest * amount for name, amount in bundle.items()}
         needed["CPU"] += SPARE_CPUS
@@ -90,10 +98,7 @@ def allocate_on_nodes(runner: RunnerSettings, nodes: Sequence[Bundle], num_windo
 
 
 def _num_actors(runner: RunnerSettings, nodes: Sequence[Bundle], bundle: Bundle, num_windows: int) -> tuple[int, int]:
-    """The fewest and the most actors.
-
-    On a CPU, actors of one thread each: two of them are 1.1 to 1.2 times as fast as one with two threads.
-    """
+    """The fewest and the most actors."""
     if isinstance(runner.actors, int):
         return runner.actors, runner.actors
     if isinstance(runner.actors, tuple):
@@ -113,11 +118,28 @@ def allocate_workers(runner: WorkerSettings) -> tuple[bool, int]:
     fewest = _fewest_and_most(runner)[0]
     bundle = {"CPU": runner.cpus_per_worker or 1} | ({"GPU": 1} if runner.device == "cuda" else {})
     to_label = max(0, SPARE_CPUS - fewest * bundle["CPU"])
-    return wait_for_room(
-        lambda: allocate_workers_on_nodes(runner, live_nodes()),
-        [bundle] * fewest + [{"CPU": 1}] * to_label,
-        runner.wait_seconds,
-    )
+
+    def allocate() -> tuple[bool, int]:
+        nodes = live_nodes()
+        with cores_explained(nodes):
+            return allocate_workers_on_nodes(runner, nodes)
+
+    return wait_for_room(allocate, [bundle] * fewest + [{"CPU": 1}] * to_label, runner.wait_seconds)
+
+
+@contextmanager
+def cores_explained(nodes: Sequence[Bundle]) -> Iterator[None]:
+    """Adds to a ConfigError why Ray counts more CPUs than this machine has cores, if qa-ray started it here."""
+    try:
+        yield
+    except ConfigError as error:
+        is_started_here = [node.get("CPU") for node in nodes] == [num_cores() + SPARE_CPUS]
+        if os.environ.get("RAY_ADDRESS") or not is_started_here:
+            raise
+        raise ConfigError(
+            f"{error} (Ray counts {SPARE_CPUS} CPUs more than this machine's {counted(num_cores(), 'core')}: to read "
+            "and tokenize)"
+        ) from error
 
 
 def allocate_workers_on_nodes(runner: WorkerSettings, nodes: Sequence[Bundle]) -> tuple[bool, int]:
@@ -129,7 +151,7 @@ def allocate_workers_on_nodes(runner: WorkerSettings, nodes: Sequence[Bundle]) -
     use_gpu = _device(runner.device, nodes) == "cuda"
     bundle = {"CPU": runner.cpus_per_worker or 1} | ({"GPU": 1} if use_gpu else {})
     if not runner.cpus_per_worker and not use_gpu:
-        bundle["CPU"] = _most_cpus(nodes, bundle, most, _room)
+        bundle["CPU"] = _most_cpus(nodes, bundle, most)
     room = how_many_fit(nodes, bundle)
     if room < fewest or num_cpus(nodes) < SPARE_CPUS:
         needed = {name: fewest * amount for name, amount in bundle.items()}
@@ -170,13 +192,11 @@ def _safe_room(nodes: Sequence[Bundle], bundle: Bundle) -> int:
     return max(0, min(how_many_fit(nodes, bundle) - is_lost, _room(nodes, bundle)))
 
 
-def _most_cpus(
-    nodes: Sequence[Bundle], bundle: Bundle, number: int, room: Callable[[Sequence[Bundle], Bundle], int]
-) -> int:
-    """The most CPUs for each of this number of actors, at least 1."""
+def _most_cpus(nodes: Sequence[Bundle], bundle: Bundle, number: int) -> int:
+    """The most CPUs for each of this number of workers, at least 1."""
     largest = int(max((node.get("CPU", 0) for node in nodes), default=0))
     options = range(min(largest, num_cpus(nodes) // number), 1, -1)
-    return next((cpus for cpus in options if room(nodes, {**bundle, "CPU": cpus}) >= number), 1)
+    return next((cpus for cpus in options if _room(nodes, {**bundle, "CPU": cpus}) >= number), 1)
 
 
 def _count(number: int, noun: str) -> str:

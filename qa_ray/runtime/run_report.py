@@ -48,7 +48,7 @@ def write_run_report(uri: str, poll: Callable[[], Counts], resources: Mapping[st
                 "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
                 "seconds": round(time.time() - started, 1),
                 "documents_done": counts.documents,
-                "tokens": counts.tokens,
+                "window_tokens": counts.tokens,
                 "answers": counts.answers,
                 "rejects_by_reason": dict(counts.rejects),
                 "oom_retries": counts.oom_retries,

@@ -69,9 +69,9 @@ class _Worker:
 class RunStats:
     """An actor that all others report to; the driver polls ``counts``, the actors poll ``abort_reason``."""
 
-    def __init__(self, finished_documents: int, num_pairs: int, max_rejected_fraction: float):
+    def __init__(self, finished_documents: int, num_pairs: int, max_rejected_fraction: float, max_rejects: int):
         self._counts = Counts(documents=finished_documents)
-        self._num_pairs, self._limit = num_pairs, max_rejected_fraction
+        self._num_pairs, self._limit, self._max_rejects = num_pairs, max_rejected_fraction, max_rejects
         self._workers: dict[str, _Worker] = {}
         self._last_detail = ""
         self._first_batch_at: float | None = None
@@ -149,7 +149,7 @@ class RunStats:
     def abort_reason(self) -> str | None:
         """Why the job should stop now: it has more rejects than its limit allows; None while it is within the limit."""
         num_rejects = self._counts.rejects.total()
-        if num_rejects <= self._limit * self._num_pairs:
+        if num_rejects <= self._max_rejects:
             return None
         reasons = ", ".join(f"{reason} {count}" for reason, count in self._counts.rejects.most_common(5))
         return (

@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import socket
+import sys
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping
@@ -16,7 +17,9 @@ import ray.data  # sets up its own logging, which is then turned down
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from qa_ray.errors import ConfigError, JobError, QaRayError
-from qa_ray.log import LOG
+from qa_ray.log import DETAILS, LOG
+from qa_ray.process import let_threads_sleep, num_cores
+from qa_ray.runtime.failures import first_line
 from qa_ray.runtime.resources import SPARE_CPUS
 
 CONNECT_SECONDS = 20
@@ -41,16 +44,21 @@ def ray_started() -> Iterator[None]:
             handler.setLevel(logging.CRITICAL)
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    let_threads_sleep()
     on_sigterm = signal.getsignal(signal.SIGTERM)
     address = os.environ.get("RAY_ADDRESS")
     try:
-        _connect(address) if address else _start()
+        LOG.info(f"connecting to Ray at {address}" if address else "starting Ray on this machine")
+        with stderr_in_details():
+            _connect(address) if address else _start()
     except QaRayError:
         raise
     except Exception as error:  # Ray raises many types
+        DETAILS.error("Ray raised: %s", error)
         attempt = f"be reached at RAY_ADDRESS={address!r}" if address else "start on this machine"
         raise JobError(
-            f"Ray could not {attempt}: {error}; nothing is lost: fix the cause and run the same command again"
+            f"Ray could not {attempt}: {first_line(error)}; nothing is lost: fix the cause and run the same command "
+            "again"
         ) from error
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, on_sigterm)  # Ray's handler would abort this process
@@ -58,6 +66,29 @@ def ray_started() -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def stderr_in_details() -> Iterator[None]:
+    """Keeps what native code writes to standard error in the block for run.log.
+
+    Ray's own code does so once it starts: a line on the level of its log, whatever that level is.
+    """
+    if sys.stderr is None:  # closed by whoever started this process
+        yield
+        return
+    with tempfile.TemporaryFile() as file:
+        sys.stderr.flush()
+        kept = os.dup(2)
+        os.dup2(file.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+            file.seek(0)
+            for line in file.read().decode(errors="replace").splitlines():
+                DETAILS.info("Ray: %s", line)
 
 
 def _connect(address: str) -> None:
@@ -121,10 +152,3 @@ def run_on_driver_node(actor_class: type) -> Any:
     """The class as a remote actor class on the driver's node with 0 CPUs: it survives the loss of any other node."""
     node: Any = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     return ray.remote(num_cpus=0, scheduling_strategy=node)(actor_class)
-
-
-def num_cores() -> int:
-    """The cores that this process may use: those of its affinity mask, or all where the system has none (macOS)."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

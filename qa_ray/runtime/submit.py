@@ -10,9 +10,11 @@ import os
 import re
 import shlex
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import yaml
 from ray.job_submission import JobSubmissionClient
@@ -26,6 +28,7 @@ CONFIG_FILE = "config.yaml"  # in the working directory of the job
 MODEL_KEYS = ("model", "training.averaged_with")
 TABLE_KEYS = ("documents", "questions", "answers", "validation.documents", "validation.questions")
 PATH_KEYS = (*TABLE_KEYS, *MODEL_KEYS, "source", "output")
+MAX_NAME_CHARS = 40  # of the output's name in a job's id
 
 
 class SubmittedJob:
@@ -60,10 +63,11 @@ class SubmittedJob:
             ) from error
 
 
-def submit(verb: str, config: Section, address: str, *, with_code: bool) -> SubmittedJob:
+def submit(verb: str, config: Section, address: str, *, with_code: bool, check: bool = False) -> SubmittedJob:
     """Starts ``qa-ray VERB`` with this config as a job on the cluster whose dashboard is at ``address``.
 
-    ``with_code`` uploads this installation of qa-ray; otherwise the job uses the one installed on the nodes.
+    ``with_code`` uploads this installation of qa-ray; otherwise the job uses the one installed on the nodes. With
+    ``check``, the job is ``qa-ray VERB --check``.
 
     Raises:
         ConfigError: a local path that the nodes cannot read, or an address that is not a URL.
@@ -79,13 +83,22 @@ def submit(verb: str, config: Section, address: str, *, with_code: bool) -> Subm
             environment["py_modules"] = [str(Path(qa_ray.__file__).parent)]
         try:
             id_ = client.submit_job(
-                entrypoint=shlex.join(["python", "-m", "qa_ray", verb, CONFIG_FILE]),
+                entrypoint=shlex.join(["python", "-m", "qa_ray", verb, CONFIG_FILE, *(["--check"] if check else [])]),
+                submission_id=new_id(verb, str(values.get("output", "")), check=check),
                 runtime_env=environment,
                 metadata={"qa_ray": verb},
             )
         except Exception as error:  # of types of requests and of Ray
             raise JobError(f"--address {address!r}: the cluster refused the job: {_one_line(error)}") from error
     return SubmittedJob(client, address, id_)
+
+
+def new_id(verb: str, output: str, *, check: bool = False) -> str:
+    """A new id, to recognize the job by in Ray's list, such as ``qa-ray-answer-contracts-20261124T101500-3f9a``."""
+    name = re.sub(r"[^A-Za-z0-9_.-]+", "-", output.rstrip("/").rpartition("/")[2]).strip("-.")[:MAX_NAME_CHARS]
+    time_of_day = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
+    parts = ["qa-ray", verb, "check" if check else "", name, time_of_day, uuid4().hex[:4]]
+    return "-".join(filter(None, parts))
 
 
 def _check_paths(values: dict[str, Any]) -> None:

@@ -14,6 +14,7 @@ Result = TypeVar("Result")
 def run_tasks(function: Callable[..., Result], arguments: Sequence[tuple[Any, ...]]) -> list[Result]:
     """The results of ``function(*arguments)``, in order; each task has a CPU.
 
+    If one fails, or the caller is interrupted, the others are killed: none of them writes anything after that.
     An argument that is a reference to an object in Ray's store is replaced by that object.
 
     Raises:
@@ -26,4 +27,11 @@ def run_tasks(function: Callable[..., Result], arguments: Sequence[tuple[Any, ..
         return [function(*each) for each in values]
     with ray_started(), explained():
         task = ray.remote(num_cpus=1)(function)
-        return ray.get([task.remote(*each) for each in arguments])  # pyright: ignore[reportReturnType]
+        results = [task.remote(*each) for each in arguments]
+        try:
+            return ray.get(results)  # pyright: ignore[reportReturnType]
+        except BaseException:
+            for result in results:
+                ray.cancel(result, force=True)
+            ray.wait(results, num_returns=len(results), timeout=60)
+            raise

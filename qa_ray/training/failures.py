@@ -6,21 +6,21 @@ from typing import Any
 
 from ray.train import UserCallback
 
-from qa_ray.errors import ConfigError
+from qa_ray.errors import ConfigError, ModelError
 from qa_ray.model.device import is_out_of_memory
 from qa_ray.training.sampling import Batch
 from qa_ray.training.trainer import OptimizerSettings
 
 
-class EndAtConfigErrors(UserCallback):
-    """Makes Ray Train end the run at the first ConfigError of a worker, whatever the others wait for.
+class EndAtUserErrors(UserCallback):
+    """Makes Ray Train end the run at the first error of a worker in config or model, whatever the others wait for.
 
     Ray Train restarts the workers after any exception of theirs, but not after one of its controller, which calls this.
     """
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
         for error in worker_exceptions.values():
-            if isinstance(error, ConfigError):
+            if isinstance(error, ConfigError | ModelError):
                 raise error
 
 
@@ -48,6 +48,28 @@ def validation_explained(settings: OptimizerSettings) -> Iterator[None]:
         if not is_out_of_memory(error):
             raise
         raise ConfigError(f"validation: {error}") from error
+
+
+@contextmanager
+def start_explained(model: str, settings: OptimizerSettings) -> Iterator[None]:
+    """Turns errors of the reader in validating the model before training into those that name their cause."""
+    try:
+        with validation_explained(settings):
+            yield
+    except ConfigError as error:
+        if not isinstance(error.__cause__, FloatingPointError):
+            raise
+        remedy = "use another model" if settings.dtype == "float32" else "set training.dtype=float32"
+        raise ModelError(f"model {model!r}: its logits are not finite before any training; {remedy}") from error
+
+
+def no_window_to_train_on(epoch: int, window_tokens: Sequence[int], positives: float) -> ConfigError:
+    """The error of an epoch (the first is 0) without a single example."""
+    lengths = ", ".join(map(str, window_tokens))
+    return ConfigError(
+        f"training.window_tokens: epoch {epoch + 1} has no window to train on: none of up to {lengths} tokens holds a "
+        f"whole gold answer, or training.positives={positives:g} draws none; raise them"
+    )
 
 
 def _not_finite(what: str, settings: OptimizerSettings) -> ConfigError:

@@ -12,7 +12,7 @@ and the output:
     OUTPUT/model/         a folder that transformers and the answer job load, with qa_ray.json
     OUTPUT/rejects/       the questions that could not be used, and why
     OUTPUT/tensorboard/   training and validation curves
-    OUTPUT/manifest.json  counts, settings, the figures of every epoch
+    OUTPUT/manifest.json  counts, settings, the figures of every epoch, what was fitted
 """
 
 import json
@@ -28,20 +28,22 @@ from ray.train.torch import TorchTrainer
 from qa_ray.config import FinetuneConfig
 from qa_ray.errors import JobError
 from qa_ray.io.storage import configure_s3, file_sha256, join, list_sizes, open_filesystem, read_text
-from qa_ray.log import logged_to
+from qa_ray.log import LOG, PROGRESS, logged_to
 from qa_ray.model.checkpoint import SETTINGS_FILE
 from qa_ray.output.acquire import acquire_output
-from qa_ray.output.folder import OutputFolder
+from qa_ray.output.folder import OutputFolder, check_writable, inspect_output
 from qa_ray.output.publish import publish
 from qa_ray.runtime.failures import explained
 from qa_ray.runtime.resources import allocate_workers
 from qa_ray.runtime.session import ray_started, run_on_driver_node
-from qa_ray.training.failures import EndAtConfigErrors
+from qa_ray.training.failures import EndAtUserErrors
+from qa_ray.training.fit import compare_with_start, describe_fit
 from qa_ray.training.labeled_data import LabeledData, label_data
 from qa_ray.training.plan import FinetunePlan, make_plan
 from qa_ray.training.progress import TrainingProgress, show_training_progress
 from qa_ray.training.trainer import OptimizerSettings
-from qa_ray.training.worker import MODEL, PROGRESS, TrainingJob, train_worker
+from qa_ray.training.worker import MODEL, PROGRESS_FILE, TrainingJob, train_worker
+from qa_ray.wording import counted
 
 
 def finetune(config: FinetuneConfig) -> dict[str, Any]:
@@ -51,16 +53,58 @@ def finetune(config: FinetuneConfig) -> dict[str, Any]:
         UserError: something in config, data, model or output must be fixed first.
         JobError: training failed; the same command resumes from its last checkpoint.
     """
-    configure_s3(**config.storage.model_dump())
-    plan = make_plan(config)
+    return run_job(config)[0]
+
+
+def run_job(config: FinetuneConfig) -> tuple[dict[str, Any], bool]:
+    """The manifest of ``finetune``, and whether anything was run: not if the output was finished before."""
+    plan = checked_plan(config)
     with acquire_output(plan.output, plan.identity) as output:
         if output.finished:
-            return output.manifest()
+            return output.manifest(), False
         with logged_to(join(plan.output, "run.log")), ray_started(), explained():
             allocate_workers(config.runner)  # a cluster that is too small fails before the documents are read
+            for table, files in plan.inputs.items():
+                LOG.info("%s: %s", table, files.words)
+            LOG.info("labeling %s", count_input(plan))
             data = label_data(plan, output)
             best_checkpoint, epochs = train_model(plan, data)
-            return finish(plan, output, data, best_checkpoint, epochs)
+            LOG.info("publishing the model")
+            return finish(plan, output, data, best_checkpoint, epochs), True
+
+
+def checked_plan(config: FinetuneConfig) -> FinetunePlan:
+    """The plan of the job.
+
+    Raises:
+        UserError: as ``finetune``.
+    """
+    configure_s3(**config.storage.model_dump())
+    LOG.info("planning: reading the model, the documents and the questions")
+    return make_plan(config)
+
+
+def check_job(config: FinetuneConfig) -> tuple[FinetunePlan, OutputFolder, bool, int]:
+    """Checks everything that can be checked before a run, and leaves nothing behind.
+
+    Returns the plan, the output, whether workers have GPUs, and the CPUs of each.
+
+    Raises:
+        UserError: as ``finetune``.
+    """
+    plan = checked_plan(config)
+    output = inspect_output(plan.output, plan.identity)
+    check_writable(plan.output)
+    with ray_started():
+        return plan, output, *allocate_workers(config.runner)
+
+
+def count_input(plan: FinetunePlan) -> str:
+    """The size of all tables, in words."""
+    tables = [plan.training_tables, *([plan.validation_tables] if plan.validation_tables else [])]
+    num_documents = sum(documents.num_documents for documents, _ in tables)
+    num_questions = sum(len(questions) for _, questions in tables)
+    return f"{counted(num_documents, 'document')} with {counted(num_questions, 'question')}"
 
 
 def train_model(plan: FinetunePlan, data: LabeledData) -> tuple[train.Checkpoint, list[dict[str, Any]]]:
@@ -89,7 +133,7 @@ def train_model(plan: FinetunePlan, data: LabeledData) -> tuple[train.Checkpoint
             storage_path=folder,
             storage_filesystem=pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(filesystem)),
             failure_config=train.FailureConfig(max_failures=config.runner.max_failures),
-            callbacks=[EndAtConfigErrors()],
+            callbacks=[EndAtUserErrors()],
             checkpoint_config=train.CheckpointConfig(
                 num_to_keep=2, checkpoint_score_attribute="f1", checkpoint_score_order="max"
             ),
@@ -100,7 +144,10 @@ def train_model(plan: FinetunePlan, data: LabeledData) -> tuple[train.Checkpoint
     best_checkpoint = result.get_best_checkpoint("f1", "max")
     if best_checkpoint is None or result.checkpoint is None:
         raise JobError("training ended without a model; remove the output folder and run the same command again")
-    with result.checkpoint.as_directory() as checkpoint, open(join(checkpoint, PROGRESS), encoding="utf-8") as file:
+    with (
+        result.checkpoint.as_directory() as checkpoint,
+        open(join(checkpoint, PROGRESS_FILE), encoding="utf-8") as file,
+    ):
         return best_checkpoint, json.load(file)["epochs"]
 
 
@@ -111,6 +158,7 @@ def training_job(plan: FinetunePlan, num_threads: int) -> TrainingJob:
         storage=config.storage.model_dump(),
         model=plan.model,
         averaged_with=plan.averaged_with,
+        proof=plan.proof,
         max_tokens=plan.settings.max_tokens,
         overlap_tokens=plan.settings.overlap_tokens,
         max_question_tokens=plan.settings.max_question_tokens,
@@ -157,7 +205,7 @@ def finish(
     """Publishes the best epoch's model, which is copied from its checkpoint to the output; returns the manifest."""
     source = join(posixpath.relpath(best_checkpoint.path, open_filesystem(output.uri)[1]), MODEL)
     checkpoint = join(output.uri, source)
-    best_epoch = json.loads(read_text(join(checkpoint, SETTINGS_FILE)) or "{}")["epoch"]
+    settings = json.loads(read_text(join(checkpoint, SETTINGS_FILE)) or "{}")
     model_files = [
         {"name": name, "bytes": num_bytes, "sha256": file_sha256(join(checkpoint, name))}
         for name, num_bytes in list_sizes(checkpoint).items()
@@ -167,9 +215,13 @@ def finish(
         "counts": data.counts | {"rejects": data.rejects.total()},
         "rejects_by_reason": dict(data.rejects),
         "epochs": epochs,
-        "best": epochs[best_epoch - 1],
+        "best": [figures for figures in epochs if figures["epoch"] == settings["epoch"]][-1],
+        "fitted": settings["fitted"],
         "about": plan.config.about,
+        "inputs": {table: files.as_json() for table, files in plan.inputs.items()},
         "files": {"rejects": data.reject_files, "model": model_files},
         "copied_from": {"model": source},
     }
+    for line in describe_fit(manifest["fitted"]) + compare_with_start(epochs, manifest["best"]):
+        PROGRESS.info(line)  # on a terminal they are printed with the results
     return publish(output, manifest)

@@ -20,7 +20,7 @@ from qa_ray.io.storage import configure_s3
 from qa_ray.model.checkpoint import open_checkpoint
 from qa_ray.model.tokenizer import Tokenizer
 from qa_ray.schemas import LABELED, Question, ReadableDocument, Tokens
-from qa_ray.training.labels import Fault, locate, tokens_of
+from qa_ray.training.labels import Fault, answer_tokens, locate
 from qa_ray.training.sampling import LabeledDocument, LabeledQuestion
 from qa_ray.training.validation import ValidationDocument
 
@@ -46,7 +46,7 @@ class LabelDocuments:
         configure_s3(**settings.storage)
         self._settings = settings
         self._questions = ray.get(settings.questions)
-        self._tokenizer = Tokenizer(open_checkpoint(settings.model).folder)
+        self._tokenizer = Tokenizer(open_checkpoint(settings.model, needs_head=False).folder)
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """The documents of the table, labeled, as schemas.LABELED."""
@@ -99,7 +99,7 @@ class LabelDocuments:
         for gold in question.answers:
             located = locate(text, gold["text"] or "", gold["start_char"])
             if not isinstance(located, Fault):
-                start, stop = tokens_of(tokens, located.start_char, located.stop_char)
+                start, stop = answer_tokens(text, tokens, located)
                 if start < stop:
                     answers.add((start, stop))
                     gold_outcomes.append(located.how)

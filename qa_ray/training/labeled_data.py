@@ -138,14 +138,16 @@ def _count(dataset: Dataset, questions: QuestionTable, data: LabeledData, reject
 
 
 def _check_not_empty(plan: FinetunePlan, output: OutputFolder, data: LabeledData) -> None:
+    reasons = ", ".join(f"{count:,} {reason}" for reason, count in data.rejects.most_common())
+    rejected = f"rejected are {reasons}; see {join(output.uri, 'rejects')!r}" if reasons else "none is rejected"
     if plan.config.training.epochs and not data.counts.get("training_questions"):
-        reasons = ", ".join(f"{count} {reason}" for reason, count in data.rejects.most_common())
-        raise InputError(
-            f"questions: no question of {plan.config.questions!r} can be used for training: "
-            f"{reasons or 'there is none'}; see {join(output.uri, 'rejects')!r}"
-        )
+        place = f"of {plan.config.questions!r} can be used for training"
+        if data.counts.get("validation_questions") and not plan.validation_tables:
+            place += ": all that can be used are held out for validation"
+        raise InputError(f"questions: no question {place}; {rejected}")
     if not data.counts.get("validation_questions"):
+        remedy = "fix them" if plan.validation_tables else "raise validation.held_out"
         raise InputError(
-            "validation: no document with questions was held out; raise validation.held_out, or give "
-            "validation.documents and validation.questions"
+            f"validation: no question can be used; {rejected}; {remedy}, or give other validation.documents and "
+            "validation.questions"
         )

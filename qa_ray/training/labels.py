@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from qa_ray.inference.borders import widen
 from qa_ray.schemas import Tokens, Windows
 
 REACH_CHARS = 200
@@ -72,8 +73,12 @@ class Labels(NamedTuple):
     is_cut_W: np.ndarray
 
 
-def tokens_of(tokens: Tokens, start_char: int, stop_char: int) -> tuple[int, int]:
-    """The tokens ``[start, stop)`` that overlap characters ``[start_char, stop_char)``; start = stop if none."""
+def answer_tokens(text: str, tokens: Tokens, answer: Located) -> tuple[int, int]:
+    """The tokens ``[start, stop)`` that overlap the answer; start = stop if none.
+
+    Of a number that the gold answer cuts, they are all tokens, as the answer path gives it whole.
+    """
+    start_char, stop_char = widen(text, answer.start_char, answer.stop_char)
     start = int(np.searchsorted(tokens.stop_char_T, start_char, side="right"))
     return start, max(start, int(np.searchsorted(tokens.start_char_T, stop_char, side="left")))
 

@@ -101,6 +101,13 @@ def epoch_examples(
     return [examples[i] for i in random.permutation(len(examples))]
 
 
+def count_without_answer(documents: Sequence[LabeledDocument], examples: Sequence[Example]) -> int:
+    """The number of questions that have an answer, and no example with one."""
+    with_answer = {(example.document, example.question) for example in examples if len(example.answers_A2)}
+    num_answered = sum(len(question.answers_A2) > 0 for document in documents for question in document.questions)
+    return num_answered - len(with_answer)
+
+
 def _sample(random: np.random.Generator, numbers: np.ndarray, mean: float, at_least: int = 0) -> list[int]:
     """``mean`` of the numbers on average, rounded down or up at random; all of them if there are fewer."""
     size = max(at_least, int(mean + random.random()))

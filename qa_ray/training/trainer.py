@@ -24,8 +24,9 @@ from transformers.utils import logging as transformers_logging
 from qa_ray.errors import ModelError
 from qa_ray.model.checkpoint import Checkpoint
 from qa_ray.model.device import resolve_dtype
-from qa_ray.model.runner import build_backend, keep_head_in_float32, load
+from qa_ray.model.runner import build_backend
 from qa_ray.model.tokenizer import Tokenizer
+from qa_ray.model.weights import keep_head_in_float32, load
 from qa_ray.training.loss import answer_loss
 from qa_ray.training.sampling import Batch
 
@@ -67,7 +68,7 @@ class Trainer:
         folder: str,
         settings: OptimizerSettings,
         *,
-        document_type_id: int,
+        document_type_id: int | None,
         device: str,
         prepare: Callable[[nn.Module], nn.Module] = lambda module: module,
         num_workers: int = 1,
@@ -80,7 +81,7 @@ class Trainer:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         dropout = _dropout(config, settings.dropout, settings.attention_dropout)
         self._dropout_of_checkpoint = {name: getattr(config, name) for name in dropout}
-        self.pretrained: Any = load(folder, torch.float32, needs_head=False, **dropout).train()
+        self.pretrained: Any = load_trainable(folder, **dropout).train()
         keep_head_in_float32(self.pretrained)
         self._weights_to_average = [load(other, torch.float32).state_dict() for other in averaged_with]
         runner = build_backend(self.pretrained, document_type_id)
@@ -176,6 +177,27 @@ class Trainer:
         return self.model.no_sync()
 
 
+def load_trainable(folder: str, **config: Any) -> nn.Module:
+    """The checkpoint in ``folder``, with float32 weights; ``config`` overrides values of its own.
+
+    Its head has two outputs, start and end, whatever number of labels its config.json has from another task.
+
+    Raises:
+        ModelError: it cannot be loaded, or weights other than the head's are missing.
+    """
+    return load(folder, torch.float32, needs_head=False, num_labels=2, **config)
+
+
+def check_gradient_checkpointing(checkpoint: Checkpoint, document_type_id: int | None) -> None:
+    """Checks that the checkpoint's family has gradient checkpointing.
+
+    Raises:
+        ModelError: it has none.
+    """
+    pretrained = load_trainable(checkpoint.folder)
+    _enable_gradient_checkpointing(pretrained, build_backend(pretrained, document_type_id))
+
+
 def check_averageable(model: Checkpoint, other: Checkpoint) -> None:
     """Checks that the weights of two checkpoints can be averaged, without reading them.
 
@@ -195,7 +217,9 @@ def check_averageable(model: Checkpoint, other: Checkpoint) -> None:
 
 def _shapes(folder: str) -> dict[str, torch.Size]:
     with torch.device("meta"):
-        model = AutoModelForQuestionAnswering.from_config(AutoConfig.from_pretrained(folder, trust_remote_code=False))
+        model = AutoModelForQuestionAnswering.from_config(
+            AutoConfig.from_pretrained(folder, trust_remote_code=False, num_labels=2)
+        )
     return {name: tensor.shape for name, tensor in model.state_dict().items()}
 
 

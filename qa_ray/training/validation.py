@@ -6,7 +6,7 @@ exchange their ``ValidationAnswer`` rows, and each summarizes all of them.
 Shapes: R questions that have a gold answer and a best span.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,8 +19,9 @@ from qa_ray.evaluation.report import Evaluation
 from qa_ray.inference.answers import calibrated
 from qa_ray.inference.reader import Reader
 from qa_ray.model.settings import ModelSettings
-from qa_ray.schemas import ReadableDocument
+from qa_ray.schemas import BatchSize, ReadableDocument
 from qa_ray.training.calibrate import fit_scores
+from qa_ray.training.fit import why_scores_are_kept, why_threshold_is_kept
 
 
 class ValidationDocument(NamedTuple):
@@ -40,11 +41,15 @@ class ValidationAnswer(NamedTuple):
     no_answer_score: float
 
 
-def answer_validation(reader: Reader, documents: Sequence[ValidationDocument]) -> list[ValidationAnswer]:
-    """The uncalibrated answers to all questions of the documents."""
+def answer_validation(
+    reader: Reader,
+    documents: Sequence[ValidationDocument],
+    on_batch: Callable[[BatchSize], object] = lambda size: None,
+) -> list[ValidationAnswer]:
+    """The uncalibrated answers to all questions of the documents; ``on_batch`` gets the size of each finished batch."""
     uncalibrated = {"score_slope": 1.0, "score_intercept": 0.0, "no_answer_threshold": 1.0, "snippet_chars": 0}
     settings = reader.settings.model_copy(update=uncalibrated)
-    results = reader.read([document.document for document in documents], settings)
+    results = reader.read([document.document for document in documents], settings, on_batch)
     return [
         ValidationAnswer(
             gold, question, [(span["answer"], span["score"]) for span in answer["n_best"]], answer["no_answer_score"]
@@ -58,43 +63,48 @@ class Summary(NamedTuple):
     """The best settings for a model, and the quality of its answers with them."""
 
     figures: dict[str, float]
-    settings: dict[str, Any]  # score_slope, score_intercept, no_answer_threshold
+    fit: dict[str, Any]  # as fit.describe_fit takes it
     n_best: list[list[tuple[str, float]]]  # of each question, with calibrated scores
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Score slope, score intercept and no-answer threshold."""
+        return self.fit["after"]
 
-def summarize(rows: Sequence[ValidationAnswer], metric: str) -> Summary:
+
+def summarize(rows: Sequence[ValidationAnswer], metric: str, base: ModelSettings | None = None) -> Summary:
     """The best score slope, score intercept and no-answer threshold, and the quality of the answers with them.
 
-    An answer is right if its best span matches a gold answer exactly. The threshold is the one with the best F1, or 1
-    (always answer) if every question has an answer. The figures are measured on the questions that the settings were
-    fitted to.
+    An answer is right if its best span matches a gold answer exactly. The threshold is the one with the best F1. What
+    the questions are too few for keeps the value of ``base``, the settings of the model that training started from
+    (fit.py). The figures are measured on the questions that the settings were fitted to.
     """
+    base = base or ModelSettings()
     golds = [row.gold for row in rows]
     rules = find_metric(metric).rules_for(gold.texts for gold in golds)
     is_match = [[rules.score(text, row.gold.texts).exact_match == 1 for text, _ in row.n_best] for row in rows]
     answered = [r for r, row in enumerate(rows) if row.gold.texts and row.n_best]
     is_right_R = np.array([is_match[r][0] for r in answered], dtype=float)
-    slope, intercept = fit_scores(np.array([rows[r].n_best[0][1] for r in answered]), is_right_R)
+    uncalibrated_R = np.array([rows[r].n_best[0][1] for r in answered])
+    num_without_answer = sum(not gold.texts for gold in golds)
+    slope, intercept, threshold = base.score_slope, base.score_intercept, base.no_answer_threshold
+    before = {"score_slope": slope, "score_intercept": intercept, "no_answer_threshold": threshold}
+    kept: dict[str, str] = {}
+    score_before_R = np.array([calibrated(score, slope, intercept) for score in uncalibrated_R])
+    if reason := why_scores_are_kept(len(answered)):
+        kept |= {"score_slope": reason, "score_intercept": reason}
+    else:
+        slope, intercept = fit_scores(uncalibrated_R, is_right_R)
     n_best = [[(text, calibrated(score, slope, intercept)) for text, score in row.n_best] for row in rows]
     score_R = np.array([n_best[r][0][1] for r in answered])
-
-    def evaluate_at(threshold: float) -> Evaluation:
-        best_texts = [spans[0][0] if spans else "" for spans in n_best]
-        predictions = [
-            Prediction(
-                *row.gold[:2],
-                text=text if row.no_answer_score <= threshold else "",
-                spans=spans,
-                no_answer_score=row.no_answer_score,
-            )
-            for row, text, spans in zip(rows, best_texts, n_best, strict=True)
-        ]
-        return evaluate_pairs(golds, predictions, metric)
-
-    thresholds = evaluate_at(1.0).thresholds
-    threshold = min(1.0, max(0.0, thresholds["f1"].threshold)) if thresholds else 1.0
-    overall = evaluate_at(threshold).overall
+    if reason := why_threshold_is_kept(len(golds) - num_without_answer, num_without_answer):
+        kept["no_answer_threshold"] = reason
+    else:
+        best = _evaluate(rows, n_best, metric, threshold=1.0).thresholds["f1"].threshold
+        threshold = min(1.0, max(0.0, best))
+    overall = _evaluate(rows, n_best, metric, threshold).overall
     ranks = [is_match[r].index(True) + 1 for r in answered if True in is_match[r]]
+    error = calibration(score_R, is_right_R).expected_error
     figures = {
         "exact_match": overall.exact_match,
         "f1": overall.f1,
@@ -102,10 +112,36 @@ def summarize(rows: Sequence[ValidationAnswer], metric: str) -> Summary:
         "mean_rank_of_gold": _mean(ranks),
         "mean_score_when_right": _mean(score_R[is_right_R == 1]),
         "mean_score_when_wrong": _mean(score_R[is_right_R == 0]),
-        "expected_calibration_error": calibration(score_R, is_right_R).expected_error,
+        "expected_calibration_error": error,
     }
-    settings = {"score_slope": slope, "score_intercept": intercept, "no_answer_threshold": threshold}
-    return Summary(figures, settings, n_best)
+    fit = {
+        "questions_with_answer": len(golds) - num_without_answer,
+        "questions_without_answer": num_without_answer,
+        "before": before,
+        "after": {"score_slope": slope, "score_intercept": intercept, "no_answer_threshold": threshold},
+        "expected_calibration_error": {
+            "before": calibration(score_before_R, is_right_R).expected_error,
+            "after": error,
+        },
+        "kept": kept,
+    }
+    return Summary(figures, fit, n_best)
+
+
+def _evaluate(
+    rows: Sequence[ValidationAnswer], n_best: Sequence[list[tuple[str, float]]], metric: str, threshold: float
+) -> Evaluation:
+    """The evaluation of the best spans, where questions with a no-answer score above the threshold get no answer."""
+    predictions = [
+        Prediction(
+            *row.gold[:2],
+            text=spans[0][0] if spans and row.no_answer_score <= threshold else "",
+            spans=spans,
+            no_answer_score=row.no_answer_score,
+        )
+        for row, spans in zip(rows, n_best, strict=True)
+    ]
+    return evaluate_pairs([row.gold for row in rows], predictions, metric)
 
 
 def published_settings(base: ModelSettings, windows: Mapping[str, int], fitted: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from qa_ray.errors import ModelError
 from qa_ray.inference.settings import resolve_settings
 from qa_ray.model.checkpoint import open_checkpoint
 from qa_ray.model.device import use_threads
+from qa_ray.model.proof import Proof
 from qa_ray.model.tokenizer import Tokenizer
 
 
@@ -35,12 +36,13 @@ def test_an_actor_loads_its_model_with_one_thread_since_ray_calls_it_in_another(
         raise ModelError("this is as far as the test goes")
 
     checkpoint, tokenizer = open_checkpoint(models["bert"]), Tokenizer(models["bert"])
+    proof = Proof(checkpoint.fingerprint, max_tokens=130)
     settings = ActorSettings(
         storage=StorageSettings().model_dump(),
         model=models["bert"],
-        model_fingerprint=checkpoint.fingerprint,
+        proof=proof,
         id_column="document_id",
-        inference=resolve_settings(checkpoint, tokenizer.layout(), tokenizer.model_max_tokens),
+        inference=resolve_settings(checkpoint, tokenizer.layout(), proof.max_tokens),
         device="cpu",
         dtype="float32",
         forward="auto",
@@ -123,6 +125,13 @@ def test_a_failure_of_the_gpu_ends_the_process_and_rejects_nothing(
     with pytest.raises(ProcessEnded):
         actor(reader)._answer_document("good", [{"question_id": "q"}], rejects)
     assert (exit_codes, rejects) == ([1, 1], [])
+    monkeypatch.setattr("ray.get", lambda result, timeout: result)
+    failing, reported = actor(reader), []
+    add_error = type("Method", (), {"remote": staticmethod(lambda *values: reported.append(values))})
+    failing._crash_guard = type("Guard", (), {"add_error": add_error})
+    with pytest.raises(ProcessEnded):
+        failing._answer_document("bad", [{"question_id": "q"}], rejects, "document 7")
+    assert reported == [("logits", "document 7", str(error))]
     assert f"the GPU failed, so this process ends and another one goes on: {error}" in caplog.text
 
 

@@ -52,12 +52,12 @@ def test_a_path_that_does_not_exist_is_reported():
 def test_a_folder_without_parquet_is_reported(tmp_path: Path):
     (tmp_path / "_hidden.parquet").touch()
     with raises_error(
-        InputError, "documents: no Parquet file (*.parquet) in ", "which holds nothing; make some from SQuAD JSON"
+        InputError, "documents: no Parquet file (*.parquet) in ", "which holds 1 hidden; make some from SQuAD JSON"
     ):
         open_documents(str(tmp_path), COLUMNS)
     (tmp_path / "notes.txt").touch()
     with raises_error(
-        InputError, "which holds notes.txt; make some from SQuAD JSON, text files or a dataset with 'qa-ray"
+        InputError, "which holds notes.txt, 1 hidden; make some from SQuAD JSON, text files or a dataset with 'qa-ray"
     ):
         open_documents(str(tmp_path), COLUMNS)
 
@@ -135,7 +135,7 @@ def test_a_path_may_contain_any_character(tmp_path: Path, models):
             ],
         ),
         (pa.table({}), ["no column 'document_id'; there are none; name the right one with columns.document_id=…"]),
-        (NO_DOCUMENTS, ["documents' has 1 Parquet files and no row; nothing to answer"]),
+        (NO_DOCUMENTS, ["documents' has 1 file and no row; nothing to answer"]),
         (
             [{"document_id": "a", "text": 3}],
             ["the column 'text' has type int64, not string; cast it or name another column"],
@@ -155,24 +155,30 @@ def test_a_path_may_contain_any_character(tmp_path: Path, models):
         (([DOCUMENT], [DOCUMENT]), ["part-0.parquet' and in ", "part-1.parquet'"]),
         (
             ([DOCUMENT], [{"document_id": 1, "text": "b"}]),
-            ["the column 'document_id' has type int64 in ", " and string in ", "; write them with one schema, or name"],
+            [
+                "the column 'document_id' has type int64 in ",
+                "part-1.parquet' and string in ",
+                "part-0.parquet', and no type holds the values of both; write them with one type",
+            ],
         ),
         (
-            ([DOCUMENT], [DOCUMENT | {"x": 1}]),
-            ["have different columns (['x']); write them with one schema or give only one of them"],
-        ),
-        (([DOCUMENT], [dict(reversed(DOCUMENT.items()))]), ["have different columns (their order)"]),
-        (
-            ([DOCUMENT | {"x": None}], [DOCUMENT | {"x": 1}]),
+            ([DOCUMENT | {"x": "a"}], [DOCUMENT | {"document_id": "b", "x": 1}]),
             [
                 "the column 'x' has type int64 in ",
-                " and null in ",
-                "name the columns to pass through with columns.keep=[…]",
+                " and string in ",
+                "write them with one type, or leave it out: columns.keep=[…] names the columns to pass through",
+            ],
+        ),
+        (
+            ([DOCUMENT], [{"document_id": "b", "Text": "c"}]),
+            [
+                "no column 'text' in ",
+                "part-1.parquet', though other files have it; there are document_id, Text; did you mean 'Text'? rename",
             ],
         ),
         (
             pa.table([["a"], ["b"], ["c"]], ["document_id", "text", "text"]),
-            ["part-0.parquet' has two columns 'text'; drop or rename one of them"],
+            ["part-0.parquet' has two columns 'text'; drop or rename one of them, or leave it out with columns.keep"],
         ),
         (
             [DOCUMENT | {"answer": 1}],
@@ -229,7 +235,7 @@ def test_columns_whose_names_the_job_uses_itself_are_refused(tmp_path: Path, mod
     [
         ([{"question_id": "q", "ask": "b"}], ["no column 'question'; there are question_id, ask; did you mean"]),
         (pa.table({}), ["no column 'question_id'; there are none"]),
-        (NO_QUESTIONS, ["questions' has 1 Parquet files and no row; nothing to ask"]),
+        (NO_QUESTIONS, ["questions' has 1 file and no row; nothing to ask"]),
         ([QUESTION | {"question": 3}], ["the column 'question' has type int64, not string"]),
         ([QUESTION | {"document_id": 1.0}], ["the column 'document_id' has type double, not string or integer"]),
         (
@@ -252,9 +258,15 @@ def test_columns_whose_names_the_job_uses_itself_are_refused(tmp_path: Path, mod
         ([TO_ALL | {"question": " \n"}], ["has a text of white space only; write the question or drop the row"]),
         (
             pa.table({"question_id": ["q", "r"], "question": not_utf8(b"ok", b"\xed\xa0\x80")}),
-            ["part-0.parquet' has text that is not valid UTF-8 (", "at string index 1); fix it or drop the row"],
+            [
+                "'question' in row 2 of 2 of ",
+                "part-0.parquet' is b'\\xed\\xa0\\x80', not valid UTF-8; fix it or drop the row",
+            ],
         ),
-        (pa.table({"question_id": not_utf8(b"\xff"), "question": ["?"]}), ["has text that is not valid UTF-8 ("]),
+        (
+            pa.table({"question_id": not_utf8(b"\xff"), "question": ["?"]}),
+            ["'question_id' in row 1 of 1 of ", "is b'\\xff', not valid UTF-8"],
+        ),
     ],
 )
 def test_questions_that_cannot_be_used_are_refused(tmp_path: Path, models, questions: File, messages: list[str]):

@@ -131,10 +131,10 @@ def test_too_many_rejects_keep_the_rejects_and_commit_nothing(tmp_path: Path):
         write_ballast(output, IDS, rejected="d007")
         with raises_error(
             JobError,
-            "1 of 200 questions (0.5%) were rejected (process_died 1), more than limits.max_rejected_fraction=0.001; ",
+            "1 of 200 questions (0.5%) were rejected (process_died 1), more than limits.max_rejected_fraction=0.0; ",
             f"/rejects/*-{output.attempt}*'; raise the limit and run the same command again, which computes nothing",
         ):
-            commit_all(output, limits={"max_rejected_fraction": 0.001})
+            commit_all(output, limits={"max_rejected_fraction": 0})
         (rejects,) = (tmp_path / "rejects").glob(f"*-{output.attempt}*")
         assert pq.read_table(rejects)["document_id"].to_pylist() == ["d007"]
         assert not list(tmp_path.rglob("answers/*"))

@@ -78,6 +78,32 @@ def test_a_block_is_retried_until_only_the_documents_that_crash_are_rejected(
     assert attempt() == ["read a", "read b", "read c", "read d"]  # the crashes are forgotten
 
 
+def test_the_error_for_which_a_process_ended_itself_is_in_the_reject(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("ray.get", lambda result, timeout=None: result)
+    guard, error = LocalActor(), "CUDA error: an illegal memory access was encountered"
+
+    def fail(row: int) -> str:
+        guard.add_error.remote("logits", "bad", error)
+        raise Crash
+
+    def attempt() -> list[str]:
+        return run_guarded(
+            guard,
+            Watchdog(None),
+            "logits",
+            ["bad"],
+            batched=lambda: [fail(0)],
+            one_by_one=fail,
+            on_failure=lambda row, reason, detail: detail,
+        )
+
+    for _ in range(1 + MAX_CRASHES):
+        with pytest.raises(Crash):
+            attempt()
+    detail = f"the worker process died {MAX_CRASHES} times while it processed document 'bad' alone; its last error: "
+    assert attempt() == [detail + error]
+
+
 class StoppingWatchdog:
     """Reports and ends the "process" as soon as a block with a document called "stuck" is watched."""
 

@@ -38,7 +38,8 @@ from qa_ray.answering.previous import (
     read_rows_at,
     take_known,
 )
-from qa_ray.cli.console import show_answers, show_plan
+from qa_ray.cli.console import show_answers
+from qa_ray.cli.plans import show_plan
 from qa_ray.config import AnswerConfig
 from qa_ray.config.sections import StorageSettings
 from qa_ray.errors import InputError, OutputError
@@ -196,9 +197,7 @@ def test_days_in_a_row_keep_the_run_of_each_answer_and_rejects_are_asked_again(
     runs = [manifest["run_id"] for manifest in manifests]
     days = {pair: runs.index(run_id) for pair, run_id in run_ids(third).items()}
     assert days == {
-        (str(i), question): 2 if i == 12 else 1 if question == "1" or i > 9 else 0
-        for i in range(3, 13)
-        for question in "01"
+        (i, question): 2 if i == 12 else 1 if question == 1 or i > 9 else 0 for i in range(3, 13) for question in (0, 1)
     }
     assert_as_from_nothing(third, tmp_path / "fresh")
 

@@ -17,7 +17,7 @@ from running import DOCUMENT, QUESTION, assert_same_answers, changed, not_utf8, 
 from qa_ray.answering import job, plan
 from qa_ray.answering.job import answer_documents, check_job
 from qa_ray.answering.plan import make_plan
-from qa_ray.cli.console import show_plan
+from qa_ray.cli.plans import show_plan
 from qa_ray.config import AnswerConfig
 from qa_ray.errors import InputError
 from qa_ray.io import document_ids, question_lists
@@ -122,7 +122,8 @@ def test_lists_that_are_too_large_to_be_read_at_once_are_counted_and_read_in_bat
     lists = [[entry(f"q{i}") for i in range(60)] for _ in range(10)]
     documents = make_plan(listed_job(tmp_path, models["bert"], documents_with(*lists), row_group_size=5)).documents
     assert documents.num_listed == 600
-    batches = list(read_row_groups(documents.uri, documents.row_groups, ["document_id"], documents.lists))
+    columns = documents.columns.select(["document_id"])
+    batches = list(read_row_groups(documents.uri, documents.row_groups, columns, documents.lists))
     assert [batch.num_rows for batch in batches] == [1] * 10
     questions = [{name: one[name] for name in ("question_id", "question")} for one in lists[0]]
     assert [row for batch in batches for row in batch["questions"].to_pylist()] == [questions] * 10
@@ -139,7 +140,7 @@ def test_the_estimate_counts_the_lists(tmp_path: Path, models):
 def test_the_plan_says_where_the_questions_come_from(tmp_path: Path, models):
     documents = documents_with([entry("a"), entry("b")], [])
     for questions, expected in (
-        ([{"question_id": "all", "question": "Who?"}], "0 about one document, 1 asked of every document: 4 answers"),
+        ([{"question_id": "all", "question": "Who?"}], "1 asked of every document, in 1 file: 4 answers"),
         (None, "2 in the column 'questions': 2 answers"),
     ):
         config = listed_job(tmp_path / str(bool(questions)), models["bert"], documents, questions)
@@ -295,5 +296,5 @@ def test_lists_give_the_answers_of_a_table_whatever_ids_and_columns_are_called(t
     for config in (listed, table):
         answer_documents(config)
         answers.append([row | {"run_id": ""} for row in read_rows(config, "answers")])
-    assert [row["document_id"] for row in answers[0]] == ["7", "7", "9"]
+    assert [row["document_id"] for row in answers[0]] == [7, 7, 9]
     assert_same_answers(*answers)

@@ -21,8 +21,7 @@ from rich.console import Console
 from rich.table import Table
 from rounds import Row
 
-from qa_ray.process import keep_memory
-from qa_ray.runtime.session import num_cores
+from qa_ray.process import keep_memory, num_cores
 
 
 def show(rows: list[Row], console: Console) -> None:

@@ -19,8 +19,9 @@ from running import assert_same_answers, changed, read_rows, write_job
 
 from qa_ray.answering.job import answer_documents
 from qa_ray.config import AnswerConfig
+from qa_ray.process import num_cores
 from qa_ray.runtime.resources import SPARE_CPUS
-from qa_ray.runtime.session import num_cores, start_ray
+from qa_ray.runtime.session import start_ray
 
 WORDS = 400  # of a document
 QUESTIONS = [

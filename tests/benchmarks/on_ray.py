@@ -20,8 +20,9 @@ from qa_ray import Reader
 from qa_ray.answering.job import answer_documents
 from qa_ray.config import AnswerConfig
 from qa_ray.model.checkpoint import open_checkpoint
+from qa_ray.process import num_cores
 from qa_ray.runtime.resources import SPARE_CPUS
-from qa_ray.runtime.session import num_cores, start_ray
+from qa_ray.runtime.session import start_ray
 from qa_ray.schemas import ReadableDocument
 
 
@@ -34,7 +35,7 @@ def job_rows(rounds: int, peers: Path, data: Path | None) -> Iterator[Row]:
         write_tables(folder, [(text, questions)] * 8)
         stack.enter_context(local_ray())
         for dtype in dtypes():
-            reader = Reader("default", device="cpu", dtype=dtype, **windows)
+            reader = Reader("default", device="cpu", dtype=dtype, threads=num_cores(), **windows)
             document, num_windows = readable(reader, text, questions)
             work: dict[str, Callable[[], object]] = {
                 f"bare forward, {threads} threads": partial(bare, reader, document, threads, num_windows)
@@ -104,7 +105,7 @@ def mixed_rows(rounds: int, peers: Path, data: Path | None, num_documents: int, 
     documents = documents_with_questions(data)
     indices = [len(documents) * (2 * i + 1) // (2 * num_documents) for i in range(num_documents)]  # evenly spaced
     chosen = [(documents[i][0], (documents[i][1] * num_questions)[:num_questions]) for i in indices]
-    reader = Reader("default", device="cpu", **windows)
+    reader = Reader("default", device="cpu", threads=num_cores(), **windows)
     num_windows = sum(readable(reader, *pair)[1] for pair in chosen)
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         write_tables(folder, chosen * 2)

@@ -37,8 +37,9 @@ def job(folder: str, num_documents: int) -> None:
     """Prints the job's figures as a line of JSON."""
     from qa_ray.answering.job import answer_documents
     from qa_ray.config import AnswerConfig, check_config
+    from qa_ray.process import num_cores
     from qa_ray.runtime.resources import SPARE_CPUS
-    from qa_ray.runtime.session import num_cores, start_ray
+    from qa_ray.runtime.session import start_ray
 
     paths = {name: f"{folder}/{name}.parquet" for name in ("documents", "questions")}
     values = {**paths, "output": f"{folder}/output", "preview": 0, "runner": {"device": "cpu"}}

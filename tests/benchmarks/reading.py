@@ -17,6 +17,7 @@ from rounds import Row, alternate, dtypes
 from qa_ray import Reader
 from qa_ray.model.checkpoint import open_checkpoint
 from qa_ray.model.runner import Model
+from qa_ray.process import num_cores
 from qa_ray.schemas import ReadableDocument, Tokens
 
 HERE = Path(__file__).parent
@@ -82,7 +83,10 @@ def reader_rows(rounds: int, peers: Path, data: Path | None) -> Iterator[Row]:
         for max_tokens, overlap, num_questions in ((384, 128, 5), (4096, 512, 5)):
             repeated = (questions * num_questions)[:num_questions]
             windows: dict[str, Any] = {"max_tokens": max_tokens, "overlap_tokens": overlap}
-            readers = {f"qa-ray, {dtype}": Reader(model, device="cpu", dtype=dtype, **windows) for dtype in dtypes()}
+            readers = {
+                f"qa-ray, {dtype}": Reader(model, device="cpu", dtype=dtype, threads=num_cores(), **windows)
+                for dtype in dtypes()
+            }
             job = {"document": text, "questions": repeated, "max_answer_tokens": 30, **windows}
             work: dict[str, Callable[[], object]] = {
                 name: partial(reader.answer, repeated, text, top_k=5) for name, reader in readers.items()
@@ -111,7 +115,7 @@ class Recorder:
 def share_rows(rounds: int, data: Path | None) -> Iterator[Row]:
     """The reader (windows, batches, forward passes, spans, answers) beside its forward passes alone."""
     for max_tokens, overlap in ((384, 128), (4096, 512)):
-        reader = Reader("default", device="cpu", max_tokens=max_tokens, overlap_tokens=overlap)
+        reader = Reader("default", device="cpu", threads=num_cores(), max_tokens=max_tokens, overlap_tokens=overlap)
         text, questions = documents_with_questions(data)[-1]
         question_ids = [reader.tokenizer.question(question) for question in questions]
         document = ReadableDocument(text, reader.tokenizer(text), question_ids)
@@ -125,7 +129,7 @@ def share_rows(rounds: int, data: Path | None) -> Iterator[Row]:
 
 def length_rows(rounds: int, data: Path | None) -> Iterator[Row]:
     """Seconds per ten windows of a document of ten windows and of one of a hundred."""
-    reader = Reader("default", device="cpu", max_tokens=384, overlap_tokens=128)
+    reader = Reader("default", device="cpu", threads=num_cores(), max_tokens=384, overlap_tokens=128)
     text, questions = documents_with_questions(data)[-1]
     question = reader.tokenizer.question(questions[0])
     window_tokens = reader.settings.max_tokens - reader.layout.num_special_tokens - len(question)

@@ -54,12 +54,22 @@ def test_answers_are_shown_with_counts_reasons_and_paths(tmp_path: Path, console
         "Ada Vane  score 0.97, characters 0–8",
         "Ada Vane built the lighthouse.",
         "no answer (0.75)",
-        "2 answers and 3 rejects for 1 documents (2 windows, 1,000 tokens) in 12 s",
+        "2 answers and 3 rejects for 1 document (2 windows, 1,000 tokens) in 12 s",
         "rejects: empty_text 3; see",
         f"answers: {tmp_path}/answers/*.parquet",
         f"exports/jsonl: {tmp_path}/exports/jsonl",
     ):
         assert part in text
+
+
+FIT = {
+    "questions_with_answer": 300,
+    "questions_without_answer": 40,
+    "before": {"score_slope": 1.0, "score_intercept": 0.0, "no_answer_threshold": 1.0},
+    "after": {"score_slope": 0.5, "score_intercept": 0.25, "no_answer_threshold": 1.0},
+    "expected_calibration_error": {"before": 0.2, "after": 0.05},
+    "kept": {"no_answer_threshold": "some reason"},
+}
 
 
 def test_every_epoch_is_shown_and_the_best_is_marked(tmp_path: Path, console: Console):
@@ -72,14 +82,35 @@ def test_every_epoch_is_shown_and_the_best_is_marked(tmp_path: Path, console: Co
             "mean_rank_of_gold": 1.5,
             "expected_calibration_error": 0.05,
         }
-        for number, f1 in ((1, 60.0), (2, 70.0))
+        for number, f1 in ((0, 50.0), (1, 60.0), (2, 70.0))
     ]
     config = check_config(FinetuneConfig, {"documents": "d", "questions": "q", "output": str(tmp_path)}, "test")
-    manifest = {"counts": {"training_documents": 1000, "rejects": 1}, "epochs": epochs, "best": epochs[1]}
+    manifest = {
+        "counts": {"training_documents": 1000, "rejects": 1},
+        "epochs": epochs,
+        "best": epochs[2],
+        "fitted": FIT,
+    }
     show_finetuning(manifest, config, console)
     text = printed(console)
-    assert "1,000 training documents, 1 rejects" in text
+    assert "1,000 training documents, 1 reject\n" in text
     assert "2 (best) │ 70.00" in text
     assert "1 (best)" not in text
+    assert "0 (start) │ 50.00" in text
+    lines = " ".join(text.split())
+    assert "fitted to 300 questions with and 40 without an answer: score_slope 1 → 0.5, score_intercept 0 → " in lines
+    assert "calibration error on these questions: 0.200 → 0.050 not fitted, kept: no_answer_threshold 1 (some " in lines
+    assert "did not help" not in lines
     assert "model: " in text
     assert "rejects: " in text
+
+
+def test_training_that_made_the_model_worse_is_said(tmp_path: Path, console: Console):
+    figures = dict.fromkeys(("exact_match", "gold_among_n_best", "mean_rank_of_gold", "expected_calibration_error"), 0)
+    epochs = [{"epoch": number, "f1": f1, **figures} for number, f1 in ((0, 70.0), (1, 60.0))]
+    config = check_config(FinetuneConfig, {"documents": "d", "questions": "q", "output": str(tmp_path)}, "test")
+    manifest = {"counts": {"gold_as_given": 3, "rejects": 0}, "epochs": epochs, "best": epochs[1], "fitted": FIT}
+    show_finetuning(manifest, config, console)
+    lines = " ".join(printed(console).split())
+    assert "training did not help: the published model has F1 60.00, the one that training started from 70.00" in lines
+    assert "3 gold as given" in lines

@@ -1,14 +1,24 @@
 import argparse
+import fcntl
+import os
+import pty
 import re
+import struct
 import subprocess
 import sys
+import termios
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from qa_ray.cli.main import VERBS, main
-from qa_ray.cli.parser import EXIT_CODES, build_parser
+from qa_ray.cli.main import main
+from qa_ray.cli.parser import EXIT_CODES, JOBS, build_parser
+from qa_ray.cli.parser import TEMPLATES as TEMPLATE_NAMES
+from qa_ray.cli.parser import VERBS as HELP
+from qa_ray.cli.verbs import VERBS
+from qa_ray.config import CONFIGS
 from qa_ray.config.template import TEMPLATES, render
 from qa_ray.version import VERSION
 
@@ -45,8 +55,78 @@ def test_no_arguments_print_the_help_and_exit_with_2():
     assert "first steps:" in done.stderr
 
 
+def test_what_the_encoding_of_a_terminal_lacks_is_printed_with_escapes():
+    code = "from qa_ray.cli.main import main; main(['init', 'answer']); print('七')"
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    assert done.stdout.endswith("\\u4e03\n")
+
+
 def test_version():
     assert run("--version").stdout == f"qa-ray {VERSION}\n"
+
+
+def test_the_parser_has_the_names_of_the_configs():
+    assert (*CONFIGS,) == JOBS
+    assert (*TEMPLATES,) == TEMPLATE_NAMES
+    assert HELP.keys() == VERBS.keys()
+
+
+@pytest.mark.parametrize("words", [["--version"], ["--help"], ["answer", "--help"]])
+def test_help_and_version_load_nothing_slow(words: list[str]):
+    code = f"import sys; from qa_ray.cli.main import main\ntry: main({words})\nexcept SystemExit: print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {"numpy", "pyarrow", "pydantic", "rich", "yaml", "fsspec", "torch", "ray"} & set(done.stdout.split())
+
+
+def on_a_terminal(command: list[str], cwd: Path, columns: int = 80) -> tuple[str, int]:
+    """What a terminal gets from the command, and its exit code."""
+    controller, terminal = pty.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
+    with subprocess.Popen(command, stdout=terminal, stderr=terminal, cwd=cwd) as process:
+        os.close(terminal)
+        shown = b""
+        with suppress(OSError):  # the end of a terminal
+            while part := os.read(controller, 65536):
+                shown += part
+        os.close(controller)
+    return shown.decode().replace("\r\n", "\n"), process.wait()
+
+
+FIRST_WORDS = """\
+import sys
+from qa_ray import log
+from qa_ray.cli.main import main
+def emit(handler, record):
+    sys.stdout.write(f"{record.getMessage()}: {' '.join(sys.modules)}")
+    raise SystemExit(7)
+log._Stderr.emit = emit
+main(["answer", "answer.yaml"])
+"""
+
+
+def test_the_first_words_on_a_terminal_come_before_what_is_slow_to_load(tmp_path: Path):
+    shown, code = on_a_terminal([sys.executable, "-c", FIRST_WORDS], tmp_path)
+    assert code == 7
+    words, _, modules = shown.partition(": ")
+    assert words == "reading answer.yaml"
+    assert not {"numpy", "pyarrow", "pydantic", "rich", "yaml", "fsspec", "torch", "ray"} & set(modules.split())
+
+
+def test_an_error_on_a_terminal_follows_the_line_of_its_phase(tmp_path: Path):
+    shown, code = on_a_terminal([sys.executable, "-m", "qa_ray", "answer", "none.yaml"], tmp_path)
+    first, second, *rest = shown.splitlines()
+    assert (code, first, rest) == (2, "reading none.yaml", [])
+    assert "error:" in second
+    assert "no such file" in second
+
+
+@pytest.mark.parametrize("verb", ["prepare", "evaluate", "lengthen"])
+def test_submit_checks_only_what_has_checks(tmp_path: Path, verb: str, capfd: pytest.CaptureFixture):
+    path = tmp_path / "config.yaml"
+    path.write_text(render(verb))
+    assert main(["submit", str(path), "--job", verb, "--address", "http://x:1", "--check"]) == 2
+    assert f"error: --check: {verb} has none, only answer and finetune have; leave it out" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
@@ -117,7 +197,7 @@ from qa_ray.answering import job
 from qa_ray.cli.main import main
 counts = {"answers": 0, "rejects": 0, "documents": 0, "windows": 0, "tokens": 0}
 files = {f"exports/{i}": [] for i in range(2000)}
-job.answer_documents = lambda config: {"counts": counts, "files": files, "seconds": 0}
+job.run_job = lambda config: ({"counts": counts, "files": files, "seconds": 0}, True)
 sys.exit(main(["answer", *sys.argv[1:]]))
 """
 
@@ -131,6 +211,7 @@ def test_a_command_ends_quietly_if_the_reader_of_its_output_has_gone(tmp_path: P
         assert process.stdout
         process.stdout.close()  # as `| head` does once it has its lines
         errors = process.communicate()[1]
+    errors = re.sub(rb"^\S+ \S+ loading .*\n", b"", errors)  # a line for the phase
     assert (process.returncode, errors) == (141, b"")
 
 

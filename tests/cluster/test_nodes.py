@@ -6,7 +6,7 @@ from typing import Any
 
 import networks
 import pytest
-from cluster_jobs import DOCUMENTS, NUM_DOCUMENTS, ended, job_in, long_job, parts, report, start, submit, wait_until
+from cluster_jobs import NUM_DOCUMENTS, ended, long_job, parts, report, start, submit, wait_until
 from models import save_model
 from ray_cluster import ray_cluster
 from running import kill_session, read_rows, write_config
@@ -119,18 +119,14 @@ def test_workers_on_several_nodes_train_one_model(tmp_path: Path):
     assert manifest(config)["counts"]["training_questions"] == 3 * len(TEXTS)
 
 
-def test_actors_and_workers_get_no_more_cpus_than_one_node_has(models: dict[str, str], tmp_path: Path):
-    answering = job_in(tmp_path / "answering", models, runner={"device": "cpu", "dtype": "float32"})
-    training = training_job(tmp_path / "training", cpus_per_worker=None)
+def test_workers_get_no_more_cpus_than_one_node_has(tmp_path: Path):
+    training = training_job(tmp_path, cpus_per_worker=None)
     with ray_cluster(num_cpus=4) as cluster:
         for number in (3, 4):
             cluster.add_node(4)
             cluster.wait_for_nodes(number)
-        for verb, config in ("answer", answering), ("finetune", training):
-            done = submit(cluster, "--job", verb, write_config(tmp_path, config))
-            assert done.returncode == 0, done.stdout + done.stderr
-    assert len(read_rows(answering, "answers")) == len(DOCUMENTS)
-    assert report(answering)["resources"]["cpus_per_actor"] == 4
+        done = submit(cluster, "--job", "finetune", write_config(tmp_path, training))
+        assert done.returncode == 0, done.stdout + done.stderr
     assert manifest(training)["best"]["f1"] == 100
 
 

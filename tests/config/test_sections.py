@@ -38,7 +38,7 @@ def test_what_a_model_may_know_better_is_unset_and_the_rest_has_the_defaults_of_
             float("nan"),
             "answers.score_intercept: Input should be a finite number, not nan",
         ),
-        ("answers", "n_best", None, "answers.n_best: Input should be a valid integer, not None"),
+        ("answers", "n_best", None, "answers.n_best: Input should be a valid integer, not null"),
     ],
 )
 def test_bounds_are_those_of_inference(section: str, name: str, value: object, message: str):

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from gold_tables import Folder, answer, golds, question
 
@@ -21,6 +23,20 @@ def test_ids_may_be_numbers_and_optional_columns_may_be_absent(folder: Folder):
     questions = folder.table("questions", [{"question_id": 7, "answers": golds("Paris")}])
     answers = folder.table("predicted", [{"question_id": "7", "answer": "Paris"}])
     assert evaluate(answers, questions).overall.exact_match == 100
+
+
+def test_files_of_a_lake_are_read_as_by_the_job(folder: Folder, caplog: pytest.LogCaptureFixture):
+    """With folders that give columns, an empty first file, integer ids, and files that are no tables."""
+    for lang, number in (("de", 1), ("en", 2)):
+        row = {"question_id": number, "document_id": number, "answers": golds("Paris")}
+        folder.table(f"questions/lang={lang}", [row])
+    pq.write_table(pa.table({}), folder.path / "questions" / "a.parquet")
+    (folder.path / "questions" / "notes.pdf").touch()
+    answers = folder.table("predicted", [{"question_id": n, "document_id": n, "answer": "Paris"} for n in (1, 2)])
+    with caplog.at_level("INFO", "qa_ray"):
+        scores = evaluate(answers, str(folder.path / "questions"), by=["lang"])
+    assert {lang: group.count for lang, group in scores.groups["lang"].items()} == {"de": 1, "en": 1}
+    assert caplog.messages == ["questions: 3 files; not read: 1 .pdf"]
 
 
 def test_a_finished_job_is_read_from_its_output_folder(folder: Folder):

@@ -1,5 +1,5 @@
+import itertools
 import math
-import unicodedata
 from typing import Any
 
 import numpy as np
@@ -8,11 +8,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qa_ray.inference.answers import Candidate, answer, calibrated, candidates, snippet, trim
+from qa_ray.inference.answers import Candidate, answer, answer_range, calibrated, candidates, snippet
+from qa_ray.inference.borders import is_border, widen
 from qa_ray.inference.spans import log_normalizers, spans
 from qa_ray.schemas import Span, Tokens
 
-TEXTS = st.text(alphabet="ab \n\t\u00a0e\u0301\u0308中😀.", min_size=1, max_size=40)
+TEXTS = st.text(alphabet="ab \r\n\t\u00a0e\u0301\u0308中😀🏽\u200d7,0.ᄀ\u1161", min_size=1, max_size=40)
 
 
 def each_character(text: str) -> Tokens:
@@ -22,18 +23,66 @@ def each_character(text: str) -> Tokens:
 
 
 @given(TEXTS, st.data())
-def test_trim_removes_white_space_and_nothing_else(text: str, data: st.DataObject):
+def test_a_range_loses_its_white_space_and_ends_at_borders(text: str, data: st.DataObject):
     start = data.draw(st.integers(0, len(text)))
     stop = data.draw(st.integers(start, len(text)))
-    a, b = trim(text, start, stop)
-    assert text[a:b].rstrip() == text[a:b].lstrip() == text[a:b]
-    assert text[start:stop].strip() == text[a : min(b, stop)]
-    assert all(unicodedata.category(character).startswith("M") for character in text[stop:b])
+    first, last = answer_range(text, start, stop)
+    stripped = start + len(text[start:stop]) - len(text[start:stop].lstrip())
+    assert (first, last) == widen(text, stripped, stripped + len(text[start:stop].strip())) or first == last
+    assert (first == last) == (not text[start:stop].strip())
+    assert first == last or (is_border(text, first) and is_border(text, last))
+    assert answer_range(text, first, last) == (first, last)
 
 
 def test_an_answer_keeps_the_combining_marks_of_its_last_letter():
     text = "cafe\u0301 noir"
-    assert text[slice(*trim(text, 0, 4))] == "cafe\u0301"
+    assert text[slice(*answer_range(text, 0, 4))] == "cafe\u0301"
+
+
+def test_an_answer_keeps_the_last_vowel_of_a_tokenizer_that_composes_korean():
+    text = "ᄃ\u1161\u1105\u1175\u1102\u1173\u11ab 1932년"  # 다리는
+    assert text[slice(*answer_range(text, 0, 5))] == text[:7]
+
+
+def tokens_of(*texts: str) -> tuple[str, Tokens]:
+    """A text of these tokens, and the tokens."""
+    stops = np.cumsum([len(text) for text in texts]).astype(np.int32)
+    return "".join(texts), Tokens(np.arange(len(texts), dtype=np.int32), stops - [len(text) for text in texts], stops)
+
+
+def test_spans_that_cut_a_number_are_its_candidate_with_the_best_score():
+    text, tokens = tokens_of("paid", " ", "7", ",", "000", ",", "000", " in", " May")
+    spans_by_logit = [
+        Span(2, 5, 4.0),
+        Span(0, 3, 3.0),
+        Span(2, 7, 2.0),
+        Span(4, 8, 1.5),
+        Span(0, 7, 1.0),
+        Span(8, 9, 0.5),
+    ]
+    best = candidates(spans_by_logit, tokens, text, n_best=4)
+    assert [(text[c.start_char : c.stop_char], c.span.logit) for c in best] == [
+        ("7,000,000", 4.0),
+        ("paid 7,000,000", 3.0),
+        ("7,000,000 in", 1.5),
+        ("May", 0.5),
+    ]
+
+
+@given(TEXTS, st.integers(0, 1000), st.integers(1, 8), st.integers(1, 12))
+def test_candidates_are_the_n_best_ranges_of_all_spans(text: str, seed: int, longest: int, n_best: int):
+    random = np.random.default_rng(seed)
+    start, end = (torch.from_numpy(random.integers(-3, 4, len(text)).astype(np.float32)) for _ in range(2))
+    (best_spans,) = spans(start, end, until_the_end(text), [len(text)], longest, first=2)
+    best_logits: dict[tuple[int, int], float] = {}
+    for first, last in itertools.combinations_with_replacement(range(len(text)), 2):
+        chars = answer_range(text, first, last + 1)
+        if last - first < longest and chars[0] < chars[1]:
+            best_logits[chars] = max(best_logits.get(chars, -math.inf), float(start[first] + end[last]))
+    best = candidates(best_spans, each_character(text), text, n_best)
+    assert [c.span.logit for c in best] == sorted(best_logits.values(), reverse=True)[:n_best]
+    assert all(best_logits[c.start_char, c.stop_char] == c.span.logit for c in best)
+    assert len({c[:2] for c in best}) == len(best)
 
 
 def test_spans_that_differ_only_by_white_space_are_one_candidate():

@@ -10,8 +10,8 @@ from transformers import AutoModelForQuestionAnswering, AutoTokenizer
 
 import qa_ray.inference.reader
 from qa_ray import Reader
-from qa_ray.errors import ConfigError, InputError
-from qa_ray.inference.answers import trim
+from qa_ray.errors import ConfigError, InputError, ModelError
+from qa_ray.inference.answers import answer_range
 from qa_ray.inference.batching import Logits, Pair, logits
 from qa_ray.inference.lexical_boost import lexical_match
 from qa_ray.inference.settings import InferenceSettings
@@ -111,7 +111,7 @@ def brute_force(
         tokens = range(window["first_token"], window["first_token"] + len(window["start"]))
         for i in tokens:
             for j in range(i, min(i + longest, tokens.stop)):
-                span = trim(DOCUMENT, best[i][3][0], best[j][3][1])
+                span = answer_range(DOCUMENT, best[i][3][0], best[j][3][1])
                 if span[0] < span[1]:
                     logit = best[i][1] + best[j][2] + float(lexical_T[i] + lexical_T[j])
                     logit_by_span[span] = max(logit_by_span.get(span, -np.inf), logit)
@@ -303,8 +303,13 @@ def test_logits_that_are_not_finite_are_an_error(models: dict[str, str], tmp_pat
     model = AutoModelForQuestionAnswering.from_pretrained(models["bert"])
     model.qa_outputs.bias.data[0] = torch.nan
     model.save_pretrained(shutil.copytree(models["bert"], tmp_path / "model"))
+    with pytest.raises(ModelError, match="its logits are not finite in float32; its weights are damaged, or its "):
+        float32_reader(str(tmp_path / "model"))
+    reader = float32_reader(models["bert"])
+    backend: Any = reader.model._backend
+    backend.model.qa_outputs.bias.data[0] = torch.nan  # as in a type with too small a range
     with pytest.raises(FloatingPointError, match="the model's logits are not finite; try "):
-        float32_reader(str(tmp_path / "model")).answer(QUESTIONS, DOCUMENT)
+        reader.answer(QUESTIONS, DOCUMENT)
 
 
 def test_groups_do_not_change_the_answers(models: dict[str, str]):
@@ -393,7 +398,7 @@ def test_an_unknown_dtype_is_an_error(models: dict[str, str]):
     [("max_token", "max_tokens"), ("nbest", "n_best"), ("devise", "device"), ("batch_token", "batch_tokens")],
 )
 def test_an_unknown_setting_is_an_error_that_names_the_closest_and_the_known_ones(name: str, closest: str):
-    known = "device, dtype, forward, batch_tokens, max_tokens, overlap_tokens, max_question_tokens, ranking, "
+    known = "device, dtype, forward, batch_tokens, threads, max_tokens, overlap_tokens, max_question_tokens, ranking, "
     with pytest.raises(ConfigError, match=f"unknown setting '{name}'; did you mean '{closest}'. known are {known}"):
         Reader(**{name: 1})  # pyright: ignore[reportArgumentType]
 

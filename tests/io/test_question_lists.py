@@ -115,7 +115,7 @@ def test_a_table_of_documents_with_lists_is_a_table_of_questions(tmp_path: Path)
     [
         (documents_with([entry("q"), entry("q")]), ["question_id 'q' occurs 2 times for document 'd0'"]),
         (documents_with([entry(None)]), ["1 questions of ", "have null as 'questions.question_id'; give every"]),
-        (documents_with([], None), ["questions' has 1 Parquet files and no row; nothing to ask"]),
+        (documents_with([], None), ["questions' has 1 file and no row; nothing to ask"]),
         (
             documents_with([entry("q")]).set_column(0, "document_id", pa.array([None], pa.string())),
             ["1 questions of ", "have null as 'document_id'; give every question and its document an id"],

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from fault_proxy import FaultProxy, fault_proxy
 from models import TEXT
@@ -17,6 +18,7 @@ from qa_ray.answering.job import answer_documents, check_job
 from qa_ray.config import AnswerConfig
 from qa_ray.errors import InputError, ModelError, OutputError
 from qa_ray.io.storage import configure_s3, create_text, read_text
+from qa_ray.io.table_files import open_table
 from qa_ray.output.acquire import acquire_output
 from qa_ray.output.lease import Lease
 
@@ -108,6 +110,26 @@ def test_a_job_on_s3_gives_the_answers_of_a_local_one(server, lake, local, expec
     logs = [file for file in Path(session_folder()).rglob("*") if file.is_file()]
     assert len(logs) > 10
     assert [file for file in logs if secret in file.read_bytes()] == []
+
+
+def test_tables_on_s3_are_listed_as_on_a_disk(server, lake, local):
+    reach(server.endpoint_url)
+    content = (Path(local.documents) / "part-0.parquet").read_bytes()
+    for name in ("lang=de/a.parquet", "_day=1/lang=e%20n/b.PARQUET"):
+        lake.pipe_file(f"lake/listed/{name}", content)
+    for name in ("_SUCCESS", "_old/c.parquet", "lang=de/terms.pdf", "sub_$folder$"):
+        lake.pipe_file(f"lake/listed/{name}", b"")
+    for uri, count, words in (
+        ("s3://lake/listed", 2, "2 files; not read: 1 .pdf, 1 without suffix, 2 hidden"),
+        ("s3://lake/listed/*", 2, "2 files; not read: 1 .pdf, 1 without suffix, 2 hidden"),
+        ("s3://lake/listed/lang=*/*.parquet", 1, "1 file"),
+        ("s3://lake/listed/**/*.PARQUET", 1, "1 file"),
+    ):
+        files = open_table(uri, "documents")
+        assert (len(files.footers), files.counts.words) == (count, words)
+        assert "lang" in files.names
+    assert files.partitions == {"_day": pa.int32(), "lang": pa.string()}
+    assert files.footers[0].partitions == {"_day": "1", "lang": "e n"}
 
 
 def session_folder() -> str:

@@ -5,6 +5,7 @@ import hashlib
 import os
 from contextlib import suppress
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 from running import fill, raises_error, small_disk
@@ -15,8 +16,10 @@ from qa_ray.io.storage import (
     absolute_uri,
     create_text,
     list_sizes,
+    move_file,
     open_filesystem,
     read_text,
+    remove_folder,
     write_text,
 )
 
@@ -83,3 +86,17 @@ def test_a_file_is_created_by_one_writer_also_without_hard_links(tmp_path: Path,
         assert read_text(f"{tmp_path}/{name}") == "first"
         monkeypatch.setattr(os, "link", refuse)
     assert sorted(os.listdir(tmp_path)) == ["exfat", "linked"]
+
+
+@pytest.mark.parametrize("name", ["out[1]", "out*", "out?"])
+@pytest.mark.parametrize("keep", [None, "kept"])
+def test_what_looks_like_a_pattern_is_the_name_of_one_folder(name: str, keep: str | None):
+    root = f"memory://{uuid4().hex}"
+    for folder in (name, "out1"):
+        write_text(f"{root}/{folder}/_run/file", "text")
+        write_text(f"{root}/{folder}/_run/kept/file", "text")
+    remove_folder(f"{root}/{name}/_run", keep=keep)
+    move_file(f"{root}/out1/_run/file", f"{root}/{name}/moved")
+    filesystem, path = open_filesystem(root)
+    left = {file.removeprefix(f"{path}/") for file in filesystem.find(path)}
+    assert left == {"out1/_run/kept/file", f"{name}/moved"} | ({f"{name}/_run/kept/file"} if keep else set())

@@ -13,7 +13,7 @@ import aiohttp
 import fsspec.exceptions
 import pyarrow.fs
 import pytest
-from botocore.exceptions import ClientError, EndpointConnectionError
+from botocore.exceptions import ClientError, EndpointConnectionError, NoCredentialsError
 from running import raises_error, small_disk
 from s3fs.errors import translate_boto_error
 
@@ -113,3 +113,25 @@ def test_a_full_disk_is_recognized_while_its_file_is_open(tmp_path: Path):
         error = raised_by(lambda: [file.write(bytes(2**20)) for _ in range(2)])
     assert str(error) == "[Errno 28] No space left on device"  # no file name
     assert came_from_storage(error)
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (
+            OSError(errno.ENOSPC, "No space left on device"),
+            "No space left on device; free some space or give another place",
+        ),
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), "Disk quota exceeded; free some space or give another place"),
+        (NoCredentialsError(), "AWS_PROFILE, or give the machine a role; or give another place with output=…"),
+        (
+            EndpointConnectionError(endpoint_url="http://x"),
+            "check storage.endpoint_url and the network; or give another",
+        ),
+        (from_s3("AccessDenied"), "or the credentials in environment, profile or role; or give another place"),
+    ],
+    ids=str,
+)
+def test_only_a_full_disk_needs_room(error: Exception, message: str):
+    with raises_error(OutputError, message), writing("s3://lake/x"):
+        raise error

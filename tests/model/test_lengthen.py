@@ -7,6 +7,7 @@ import pytest
 import torch
 from models import TEXT
 from running import raises_error
+from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoModelForQuestionAnswering, AutoTokenizer
 
 from qa_ray import Reader
@@ -87,7 +88,7 @@ def test_errors_are_reported_and_leave_no_output(tmp_path: Path, models: dict[st
     with raises_error(ModelError, f"model '{broken}': no tokenizer can be loaded ("):
         lengthened(str(broken), tmp_path / "long")
     (broken / "model.safetensors").rename(broken / "model-00001-of-00002.safetensors")
-    with raises_error(ModelError, f"model '{broken}': cannot be loaded ("):
+    with raises_error(ModelError, f"model '{broken}': cannot be loaded for question answering ("):
         lengthened(str(broken), tmp_path / "long")
     assert not (tmp_path / "long").exists()
     lengthened(models["bert"], tmp_path / "long")
@@ -95,6 +96,17 @@ def test_errors_are_reported_and_leave_no_output(tmp_path: Path, models: dict[st
     with raises_error(OutputError, "is not empty; give a new folder with output=… or remove it"):
         lengthened(models["roberta"], tmp_path / "long")
     assert (tmp_path / "long" / "config.json").read_bytes() == before
+
+
+def test_weights_that_would_be_left_out_are_refused(tmp_path: Path, models: dict[str, str]):
+    model = shutil.copytree(models["bert"], tmp_path / "model")
+    weights = load_file(model / "model.safetensors")
+    weights["bert.encoder.layer.0.attention.self.distance_embedding.weight"] = torch.ones(259, 8)
+    save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
+    with raises_error(
+        ModelError, "BertForQuestionAnswering does not use: bert.encoder.layer.0.attention.self.distance_"
+    ):
+        lengthened(str(model), tmp_path / "long")
 
 
 def test_the_command_reads_the_config_in_the_repository(

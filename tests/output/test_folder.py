@@ -104,7 +104,7 @@ def test_an_output_that_cannot_be_written_is_reported(tmp_path: Path):
     with small_disk(tmp_path / "disk", options="ro") as disk:
         for write in (lambda uri: acquire_output(uri, {}), check_writable):
             with raises_error(
-                OutputError, "output: cannot write '", "': Read-only file system; free some space or give another"
+                OutputError, "output: cannot write '", "': Read-only file system; or give another place with "
             ):
                 write(str(disk / "out"))
 

@@ -4,6 +4,7 @@ For every operation n of a run, of a retry of rejects, and of the end of a fine-
 suspended there, as a laptop is, until another run has finished, then resumed. The table is the same, always.
 """
 
+import asyncio
 import signal
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from fsspec import asyn
 from parts import part_of, plan_of
 from s3_server import S3Server, bucket, s3_server
 from stepped import FENCED, FINISHED, SteppedProcess
@@ -25,6 +27,7 @@ from qa_ray.config.sections import StorageSettings
 from qa_ray.io.id_hashes import HASH_KEYS, hash_ids, is_in
 from qa_ray.io.storage import configure_s3, join, open_filesystem, read_text, write_text
 from qa_ray.output.acquire import acquire_output
+from qa_ray.output.publish import uncommitted
 from qa_ray.output.read import read_answers
 from qa_ray.output.verify import verify
 from qa_ray.training.job import finish
@@ -218,6 +221,26 @@ def test_a_run_suspended_before_any_operation_cannot_damage_what_another_run_fin
     case: Case, local: Place, tmp_path: Path
 ):
     assert for_every_operation(suspended_before, case, local, tmp_path) > 20
+
+
+def test_a_file_that_is_being_written_when_a_run_is_fenced_is_removed(tmp_path: Path):
+    output = acquire_output(str(tmp_path / "out"), IDENTITY)
+    file = tmp_path / "out" / "answers" / f"part-00000-{output.attempt}.parquet"
+
+    async def write() -> None:
+        await asyncio.sleep(0.3)
+        file.parent.mkdir()
+        file.touch()
+
+    def interrupted() -> None:
+        with output, uncommitted(output):
+            asyncio.run_coroutine_threadsafe(write(), asyn.get_loop())  # as a request to object storage
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert file.parent.is_dir()
+    assert not file.exists()
 
 
 # On the server an operation takes some 20 ms, and a case some seconds. CI draws a line through all of them.

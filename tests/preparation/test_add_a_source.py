@@ -81,8 +81,10 @@ def test_an_id_with_another_text_is_rejected_with_its_questions_and_equal_docume
     ]
     (tmp_path / "twice.tsv").write_text("\n".join(lines))
     (tmp_path / "prepare.yaml").write_text(f"source: {tmp_path}/twice.tsv\noutput: {tmp_path}/out\nlayout: lines\n")
-    assert main(["prepare", f"{tmp_path}/prepare.yaml", "prefix=x/"]) == 0
-    assert "2 documents, 2 questions, 2 rejects" in capsys.readouterr().out
+    assert main(["prepare", f"{tmp_path}/prepare.yaml", "prefix=x/"]) == 3
+    printed = capsys.readouterr().out
+    assert "2 documents, 2 questions, 2 rejects" in printed
+    assert f"rejects: duplicate_document_id 2; see {tmp_path}/out/rejects" in printed
     assert [tuple(row.values()) for row in rows(tmp_path / "out", "documents")] == [
         ("x/a", "Ada was here."),
         ("x/b", "Bob was there."),

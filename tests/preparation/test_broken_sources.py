@@ -16,14 +16,13 @@ from qa_ray.preparation.sources import SOURCES
     ("content", "expected"),
     [
         ('{"data": [', r"is not JSON: Expecting value: line 1 column 11 \(char 10\); fix it or leave it out"),
-        (b'{"data": "\xff"}', r"is not JSON: 'utf-8' codec can't decode byte 0xff in position 10"),
-        (
-            '{"rows": 1, "n": 2}',
-            r"is not in SQuAD format: no 'data', but the keys \['rows', 'n'\]; fix it or give layout=",
-        ),
-        ("[1]", r"no 'data', but a list; fix it or give layout='dataset'"),
+        (b'{"data": "\xff"}', r"dev.json': byte 10 is not UTF-8 \(invalid start byte\); save it as UTF-8, or name"),
+        ('{"rows": 1, "n": 2}', r"no column 'context' for 'text', only rows, n; name the right one with columns="),
+        ("[1]", r"dev.json': \[0\]: 1 is not an object with columns; write one JSON object per line"),
+        ("[" * 100_000, r"dev.json' is not JSON: maximum recursion depth exceeded"),
+        (f'{{"data": [{{"paragraphs": {"9" * 5000}', r"dev.json' is not JSON: Exceeds the limit \(4300 digits\)"),
         ('{"data": 3}', r"dev.json: 'data' is 3, not a list; fix the source"),
-        ('{"data": [3]}', r"dev.json: data\[0\]: there is no 'paragraphs' \(expected a list\)"),
+        ('{"data": [3]}', r"dev.json: data\[0\]: 3 is not an object with 'paragraphs' \(a list\); fix the source"),
         (
             '{"data": [{"paragraphs": [{"qas": []}]}]}',
             r"data\[0\].paragraphs\[0\]: there is no 'context' \(expected text\)",
@@ -35,23 +34,23 @@ from qa_ray.preparation.sources import SOURCES
         (
             '{"data": [{"paragraphs": [{"context": "x", "qas": [{"id": 1, "question": "?", "answers": '
             '[{"text": 5}]}]}]}]}',
-            r"qas\[0\]: answers: 'text' is 5, not text; fix the source",
+            r"qas\[0\]: answers\[0\]: 'text' is 5, not text; fix the source",
         ),
         (
             '{"data": [{"paragraphs": [{"context": "x", "qas": [{"id": 1, "question": "?", "answers": '
-            '[{"text": "x", "answer_start": "0"}]}]}]}]}',
-            r"answer_start='0' of 'x' is not a whole number; fix it or leave it out",
+            '[{"text": "x", "answer_start": "zero"}]}]}]}]}',
+            r"qas\[0\]: answers\[0\]: answer_start is 'zero', not a whole number; give the number of characters before",
         ),
         (
             '{"data": [{"paragraphs": [{"context": "x", "qas": [{"id": 1, "question": "?", "answers": '
             '{"text": ["x"], "answer_start": []}}]}]}]}',
-            r"1 answer texts, but 0 answer_start; give one for each text",
+            r"qas\[0\]: answers: 1 texts, but 0 values of answer_start; give one for each text",
         ),
         ('{"data": []}', r"has no usable document \(it is empty\); give another source or layout"),
         (
             r'{"data": [{"paragraphs": [{"context": "\ud800", "qas": []}]}]}',
-            r"has no usable document, so nothing was written; unusable rows: 1, the first \(document_id "
-            r"'article 1#1'\) because of invalid_unicode: text: character 0 is the lone surrogate "
+            r"has no usable document, so only the rejects were written \('.*/out/rejects'\): 1, the first "
+            r"\(document_id 'article 1#1'\) because of invalid_unicode: text: character 0 is the lone surrogate "
             r"U\+D800; fix the source$",
         ),
     ],
@@ -73,12 +72,21 @@ def test_the_error_for_a_missing_source_gives_its_path(tmp_path: Path, layout: A
         prepare(f"{tmp_path}/gone", f"{tmp_path}/out", layout=layout)
 
 
-def test_the_error_for_a_folder_without_text_files_lists_its_files(tmp_path: Path):
-    (tmp_path / "a.pdf").touch()
+@pytest.mark.parametrize("layout", ["auto", "text"])
+def test_the_error_for_a_folder_that_cannot_be_read_names_the_kinds_and_what_would_work(tmp_path: Path, layout: str):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    with pytest.raises(InputError, match=r"in' is an empty folder; put .txt, .md, .text.* files into it"):
+        prepare(str(folder), f"{tmp_path}/out", layout=layout)
+    for name in ("a.pdf", "b.PDF", "c.docx", "README", "_d.txt"):
+        (folder / name).touch()
+    kinds = r"only 5 files: 2 .pdf, 1 .docx, 1 hidden \(_d.txt\), 1 without suffix \(README\)"
     with pytest.raises(
-        InputError, match=r"no file with the suffix .txt or .md or .text, only a.pdf; give another path or layout"
+        InputError, match=rf"in' has no file that can be read, {kinds}; give .txt, .*pdftotext makes .txt"
     ):
-        prepare(str(tmp_path), f"{tmp_path}/out", layout="text")
+        prepare(str(folder), f"{tmp_path}/out", layout=layout)
+    with pytest.raises(InputError, match=r"a.pdf' has no file that can be read, only 1 file: 1 .pdf; give .txt, "):
+        prepare(f"{folder}/a.pdf", f"{tmp_path}/out", layout=layout)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
@@ -91,13 +99,21 @@ def test_a_source_without_read_permission_is_an_input_error(tmp_path: Path):
 @pytest.mark.parametrize(
     ("name", "content", "expected"),
     [
-        ("q.csv", b"", r"q.csv': not a .txt, .jsonl or .parquet file, nor a folder of Parquet; check the path"),
-        ("q.txt", b"\xff", r"'utf-8' codec can't decode byte 0xff in position 0: .*; save the file as UTF-8"),
-        ("q.jsonl", b'{"question": "a"}\n{', r"line 2: Expecting property name .*; write one JSON object per line"),
+        (
+            "q.pdf",
+            b"",
+            r"q.pdf': not a .txt file \(one question per line\), a table \(.jsonl, .*\) or a folder of tables",
+        ),
+        (
+            "q.txt",
+            b"\xff",
+            r"q.txt': byte 0 is not UTF-8 \(invalid start byte\); save it as UTF-8, or name the encoding",
+        ),
+        ("q.jsonl", b'{"question": "a"}\n{', r"line 2 is not JSON: Expecting .*; write one JSON object per line"),
         (
             "q.jsonl",
             b'{"q": "a"}',
-            r"question 1: there is no 'question' \(expected text or null\); fix the source",
+            r"line 1: there is no 'question' \(expected text or null\); fix the source",
         ),
         (
             "q.jsonl",

@@ -30,8 +30,8 @@ def test_documents_with_equal_or_missing_titles_get_unique_ids(tmp_path: Path):
     prepare(f"{tmp_path}/in", f"{tmp_path}/out")
     first = ids(tmp_path / "out")
     assert first == ["T#1", "T#2", "article 2#1", "article 3#1", "T (2)#1", "T (2)#2", "T (2) (2)#1", "article 6#1"]
-    prepare(f"{tmp_path}/in/*.json", f"{tmp_path}/out")
-    assert ids(tmp_path / "out") == first
+    prepare(f"{tmp_path}/in/*.json", f"{tmp_path}/out of a glob")
+    assert ids(tmp_path / "out of a glob") == first
 
 
 def test_a_paragraph_with_an_id_keeps_it_and_equal_ids_are_made_unique(tmp_path: Path):
@@ -145,10 +145,16 @@ def test_text_files_become_documents_whose_ids_are_their_paths(tmp_path: Path):
         ("a (2)", "one\r\ntwo\n", "a.txt"),
         ("deep/er/b.v2", "", "deep/er/b.v2.TEXT"),
     ]
-    prepare(f"{tmp_path}/in/deep/*/*", f"{tmp_path}/out", layout="text")
-    assert ids(tmp_path / "out") == ["er/b.v2"]
-    prepare(f"{tmp_path}/in/a.txt", f"{tmp_path}/out")
-    assert ids(tmp_path / "out") == ["a"]
+    assert "3 files not read: 2 hidden (.d.txt, _notes/c.txt), 1 .pdf" in str(result)
+    marker = json.loads((tmp_path / "out" / "_PREPARED.json").read_text())
+    assert (marker["files_read"], marker["files_not_read"]) == (
+        3,
+        {"hidden": {"files": 2, "first": [".d.txt", "_notes/c.txt"]}, ".pdf": {"files": 1, "first": ["e.pdf"]}},
+    )
+    prepare(f"{tmp_path}/in/deep/*/*", f"{tmp_path}/out of a glob", layout="text")
+    assert ids(tmp_path / "out of a glob") == ["er/b.v2"]
+    prepare(f"{tmp_path}/in/a.txt", f"{tmp_path}/out of a file")
+    assert ids(tmp_path / "out of a file") == ["a"]
 
 
 def test_questions_from_a_text_file_are_asked_of_every_document(letters: Path, tmp_path: Path):
@@ -191,7 +197,8 @@ def test_a_file_that_is_not_utf_8_is_rejected_with_the_questions_about_it(letter
         "q2": (
             "b",
             "invalid_unicode",
-            f"'{letters}/b.txt': byte 2 is not UTF-8 (invalid start byte); save the file as UTF-8",
+            f"'{letters}/b.txt': byte 2 is not UTF-8 (invalid start byte); save it as UTF-8, or name the encoding of "
+            "such files with encoding=…, such as cp1252, gb18030 or utf-16-le",
         ),
         "q3": (
             "a.txt",
@@ -277,12 +284,10 @@ def test_a_split_must_be_named_if_there_are_several(tmp_path: Path):
         write_lines(tmp_path / "in" / f"{split}.jsonl", [hub_row(split, split)])
     prepare(f"{tmp_path}/in", f"{tmp_path}/out", split="test")
     assert [row["text"] for row in rows(tmp_path / "out", "documents")] == ["test"]
-    with pytest.raises(InputError, match="has the splits train, test; name one of them with split=…"):
-        prepare(f"{tmp_path}/in", f"{tmp_path}/out")
-    with pytest.raises(
-        InputError, match=r"cannot be read as a dataset: Unknown split \"dev\".*'train', 'test'.*; check the path"
-    ):
-        prepare(f"{tmp_path}/in", f"{tmp_path}/out", split="dev")
+    with pytest.raises(InputError, match="has the splits test, train; name one of them with split=…"):
+        prepare(f"{tmp_path}/in", f"{tmp_path}/out of both")
+    with pytest.raises(InputError, match=r"in' has no split 'dev', only test, train; check it"):
+        prepare(f"{tmp_path}/in", f"{tmp_path}/out of dev", split="dev")
 
 
 @pytest.mark.usefixtures("cache")

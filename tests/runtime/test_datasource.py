@@ -48,7 +48,7 @@ def test_string_views_are_read_as_large_strings(tmp_path: Path):
     (task,) = DocumentDatasource(documents, documents.row_groups, STORAGE).get_read_tasks(1)
     (block,) = task()
     assert block.to_pydict() == columns
-    assert set(block.schema.types) == {pa.large_string()} == set(documents.schema.types)
+    assert set(block.schema.types) == {pa.large_string()} == set(documents.columns.schema.types)
 
 
 def test_dictionary_encoded_texts_are_read_in_batches_of_bounded_size(tmp_path: Path):

@@ -3,7 +3,17 @@
 import logging
 
 import pytest
-from ray.exceptions import ActorDiedError, RayError, RayTaskError, WorkerCrashedError
+from ray.exceptions import (
+    ActorDiedError,
+    GetTimeoutError,
+    NodeDiedError,
+    ObjectLostError,
+    OutOfMemoryError,
+    RayError,
+    RaySystemError,
+    RayTaskError,
+    WorkerCrashedError,
+)
 from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 
 from qa_ray.errors import InputError, JobError, ModelError, OutputError
@@ -45,6 +55,13 @@ WRAPPED = {
     "text, before another traceback": ActorDiedError(
         task_error(KeyError("x"), f"qa_ray.errors.InputError: {MESSAGE}{DURING_HANDLING}  File \"y.py\"\nKeyError: 'x'")
     ),
+    "text of Ray's behind it, in colors": task_error(
+        InputError(
+            f"{MESSAGE}\n\nThe above exception was the direct cause of the following exception:\n\n"
+            "\x1b[36mray::MapWorker(ReadFiles).submit()\x1b[39m (pid=1, ip=::1)\n  File x\nretried_io_errors"
+        ),
+        MESSAGE,
+    ),
     "text, before a sentence of Ray's": ActorDiedError(
         task_error(ValueError(), f"qa_ray.errors.InputError: {MESSAGE}\nThe actor never ran - it was cancelled.")
     ),
@@ -78,10 +95,21 @@ def test_a_message_of_several_lines_becomes_one_line():
         (task_error(KeyError("x"), f"KeyError: 'x'{ADVICE}"), "KeyError: 'x';"),
         (task_error(KeyError("x"), f"KeyError: 'x'{S3_ADVICE}"), "KeyError: 'x';"),
         (task_error(EOFError(), f"KeyError: 'x'{ADVICE}{DURING_HANDLING}EOFError: end"), "EOFError: end;"),
-        (WorkerCrashedError(), "ray.exceptions.WorkerCrashedError: The worker died unexpectedly while executing "),
+        (task_error(KeyError("x"), f"\x1b[36mray::Map()\x1b[39m (pid=1)\nKeyError: 'x'{ADVICE}"), "KeyError: 'x';"),
+        (
+            task_error(RuntimeError(), "RuntimeError: CUDA error: no\nCUDA kernel errors"),
+            "RuntimeError: CUDA error: no;",
+        ),
+        (WorkerCrashedError(), "a worker process crashed, or was ended from outside;"),
+        (ActorDiedError(), "a worker process crashed, or was ended from outside;"),
+        (OutOfMemoryError("Task was killed due to the node running low on memory.\nMemory on the node"), "a node ran "),
+        (NodeDiedError("node 10.0.0.1"), "a node was lost;"),
+        (ObjectLostError("ab", b"cd", "ef"), "a node was lost;"),
+        (GetTimeoutError("Get timed out: some object(s) not ready."), "a worker did not reply in time;"),
+        (RaySystemError("System error: it\x1b[0m"), "Ray raised RaySystemError;"),
         (OSError(28, "No space left on device"), "OSError: [Errno 28] No space left on device"),
         (WorkerGroupError("failed", {1: FloatingPointError("not finite"), 0: EOFError()}), "FloatingPointError: not "),
-        (ControllerError(TimeoutError("no node")), "no node"),
+        (ControllerError(TimeoutError("no node")), "TimeoutError: no node;"),
         (ActorDiedError(task_error(MemoryError(), "MemoryError")), "MemoryError"),
         (ActorDiedError(task_error(ValueError(), "qa_ray.errors.UnknownError: a message")), None),
     ],
@@ -100,6 +128,8 @@ def test_any_other_failure_is_a_job_error_with_its_last_line(
     else:
         assert str(raised.value) == "a message"
     assert "\n" not in str(raised.value)
+    assert "\x1b" not in str(raised.value)
+    assert "attempts" not in str(raised.value)
 
 
 @pytest.mark.parametrize("error", [OutputError("disk full"), TypeError("a mistake of ours"), KeyboardInterrupt()])

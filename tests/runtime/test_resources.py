@@ -11,12 +11,14 @@ from running import raises_error
 
 from qa_ray.config import RunnerSettings, WorkerSettings
 from qa_ray.errors import ConfigError
+from qa_ray.process import num_cores
 from qa_ray.runtime.resources import (
     SPARE_CPUS,
     Resources,
     allocate_on_nodes,
     allocate_workers,
     allocate_workers_on_nodes,
+    cores_explained,
 )
 
 NO_CPU = {"memory": 8e9}
@@ -36,17 +38,14 @@ T4 = {"CPU": 4.0, "GPU": 1.0, "memory": 16e9, "accelerator_type:T4": 1.0}
         ({"actors": (2, 6), "cpus_per_actor": 2}, [HEAD, T4, T4], 2, 6, 2),
         ({}, [{"CPU": 16.0}, {"CPU": 2.0, "GPU": 8.0}], 1, 2, 1),  # a GPU without a CPU beside it is no room
         ({"device": "cpu"}, [HEAD, A100], 8, 8, 1),
-        ({"device": "cpu", "actors": 2}, [HEAD, A100], 2, 2, 3),
+        ({"device": "cpu", "actors": 2}, [HEAD, A100], 2, 2, 1),
         ({"device": "cpu"}, [{"CPU": 3.0, "memory": 1e9}], 1, 1, 1),
-        ({"device": "cpu"}, [{"CPU": 9.0, "memory": 1e9}, {"CPU": 9.0, "memory": 5e9}], 2, 2, 8),
-        ({"actors": 1}, [FOUR] * 3, 1, 1, 4),
-        ({"actors": 2}, [NO_CPU, *[FOUR] * 3], 2, 2, 4),
-        ({"actors": 3}, [FOUR] * 3, 3, 3, 3),
-        ({"actors": (1, 5)}, [FOUR] * 3, 1, 5, 2),
+        ({"device": "cpu"}, [{"CPU": 9.0, "memory": 1e9}, {"CPU": 9.0, "memory": 5e9}], 2, 2, 1),
+        ({"actors": 1}, [FOUR] * 3, 1, 1, 1),
+        ({"actors": 2}, [NO_CPU, *[FOUR] * 3], 2, 2, 1),
+        ({"actors": (1, 5)}, [FOUR] * 3, 1, 5, 1),
         ({"cpus_per_actor": 3}, [FOUR] * 3, 3, 3, 3),
-        ({"actors": 1}, [FOUR, {"CPU": 2.0}], 1, 1, 3),  # 4 would wait for ever, if the larger node tokenizes
         ({"actors": 1, "resources_per_actor": {"good": 1}}, [FOUR, {"CPU": 2.0, "good": 1.0}], 1, 1, 1),
-        ({"actors": 1, "resources_per_actor": {"good": 1}}, [FOUR, FOUR | {"good": 1.0}], 1, 1, 3),
     ],
     ids=str,
 )
@@ -55,9 +54,9 @@ def test_the_number_of_actors_follows_the_nodes(settings: dict, nodes: list[dict
     assert (resources.min_actors, resources.max_actors, resources.cpus_per_actor) == (fewest, most, cpus)
 
 
-def test_a_small_job_on_a_cluster_of_small_nodes_gets_an_actor_that_a_node_has_room_for():
+def test_a_small_job_has_one_actor_of_one_thread():
     resources = allocate_on_nodes(RunnerSettings(dtype="float32"), [FOUR] * 3, num_windows=100)
-    assert (resources.max_actors, resources.cpus_per_actor) == (1, 4)
+    assert (resources.max_actors, resources.cpus_per_actor) == (1, 1)
 
 
 @pytest.mark.parametrize(
@@ -129,7 +128,7 @@ RUNNERS = st.builds(
     dtype=st.just("float32"),
     device=st.sampled_from(["auto", "cpu"]),
     actors=st.just("auto") | st.integers(1, 6) | PAIRS,
-    cpus_per_actor=st.none() | st.integers(1, 5),
+    cpus_per_actor=st.just(1) | st.just(1) | st.integers(1, 5),
     gpus_per_actor=st.sampled_from([None, 0.3, 0.5, 2.0]),
     resources_per_actor=st.sampled_from([{}, {}, {"good": 0.5}, {"good": 1.0}]),
 )
@@ -156,24 +155,15 @@ def have_room(nodes: list[dict], bundle: dict, number: int, first: Iterable[int]
     )
 
 
-def is_safe(nodes: list[dict], bundle: dict, number: int) -> bool:
-    """Whether all have room wherever the one that tokenizes is."""
-    tokenizing = [index for index, node in enumerate(nodes) if node.get("CPU", 0) >= 1]
-    return bool(tokenizing) and all(have_room(nodes, bundle, number, [index]) for index in tokenizing)
-
-
 @given(RUNNERS, NODES, st.integers(0, 4_000))
 def test_all_actors_that_are_allocated_have_room_beside_reading_and_tokenizing(
     runner: RunnerSettings, nodes: list[dict], num_windows: int
 ):
     resources = allocated(runner, nodes, num_windows) or reject()
-    bundle, cpus = bundle_of(resources), resources.cpus_per_actor
+    bundle = bundle_of(resources)
     assert have_room(nodes, bundle, resources.min_actors)
     if runner.actors == "auto":
         assert have_room(nodes, bundle, resources.max_actors)
-    if resources.device == "cpu" and not runner.cpus_per_actor:
-        options = [count for count in range(1, 13) if is_safe(nodes, bundle | {"CPU": count}, resources.max_actors)]
-        assert cpus == max(options, default=1)
 
 
 @given(RUNNERS, NODES, st.integers(0, 4_000))
@@ -185,7 +175,7 @@ def test_nodes_are_refused_only_if_the_fewest_and_smallest_actors_have_no_room(
     has_gpu = any(node.get("GPU") and all(node.get(name, 0) >= custom[name] for name in custom) for node in nodes)
     gpus = {"GPU": runner.gpus_per_actor or 1.0} if runner.device == "auto" and has_gpu else {}
     fewest = 1 if runner.actors == "auto" else runner.actors if isinstance(runner.actors, int) else runner.actors[0]
-    assert not have_room(nodes, {"CPU": runner.cpus_per_actor or 1} | gpus | custom, fewest)
+    assert not have_room(nodes, {"CPU": runner.cpus_per_actor} | gpus | custom, fewest)
 
 
 def allocated(runner: RunnerSettings, nodes: list[dict], num_windows: int) -> Resources | None:
@@ -288,3 +278,15 @@ def test_fine_tuning_waits_for_the_nodes_of_its_fewest_workers(
     use_gpu, _ = allocate_workers(runner)
     assert use_gpu
     assert requests == [bundles, []]
+
+
+@pytest.mark.parametrize(("address", "cpus", "is_explained"), [("", 2, True), ("", 5, False), ("10.0.0.1:1", 2, False)])
+def test_cpus_beyond_the_cores_of_this_machine_are_explained(
+    monkeypatch: pytest.MonkeyPatch, address: str, cpus: int, is_explained: bool
+):
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(ConfigError) as raised, cores_explained([{"CPU": float(num_cores() + cpus)}]):
+        raise ConfigError("too small")
+    cores = "1 core" if num_cores() == 1 else f"{num_cores()} cores"
+    note = f"too small (Ray counts 2 CPUs more than this machine's {cores}: to read and tokenize)"
+    assert str(raised.value) == (note if is_explained else "too small")

@@ -15,7 +15,7 @@ from qa_ray.schemas import BatchSize
 
 @pytest.fixture
 def stats(ray_session: None) -> RunStats:
-    return RunStats(finished_documents=2, num_pairs=10, max_rejected_fraction=0.5)
+    return RunStats(finished_documents=2, num_pairs=10, max_rejected_fraction=0.5, max_rejects=5)
 
 
 def test_batches_are_summed_and_the_smallest_batch_limit_is_kept(stats: RunStats):
@@ -66,7 +66,9 @@ def test_the_time_of_a_nested_stage_is_not_counted_twice():
 
 
 def test_the_counts_are_exported_to_prometheus_without_any_text(ray_session: None):
-    actor = run_on_driver_node(RunStats).remote(finished_documents=0, num_pairs=10, max_rejected_fraction=1)
+    actor = run_on_driver_node(RunStats).remote(
+        finished_documents=0, num_pairs=10, max_rejected_fraction=1, max_rejects=10
+    )
     worker = ray.get(actor.register.remote("answer"))
     actor.add_batch.remote(BatchSize(2, 90, 100, 800))
     actor.add_tokenized.remote(worker, 5, {"tokenize": 0.5})

@@ -1,12 +1,16 @@
 """Where Ray runs: on this machine, with its scratch folder and cores, or on a cluster that must be reached."""
 
 import os
+import re
 from pathlib import Path
 
 import pytest
 from running import command_line, fill, small_disk, write_config, write_job
 
-from qa_ray.runtime.session import num_cores, warn_if_open
+from qa_ray import process
+from qa_ray.log import logged_to
+from qa_ray.process import num_cores
+from qa_ray.runtime.session import stderr_in_details, warn_if_open
 
 
 @pytest.mark.parametrize(("options", "reason"), [("ro", "Read-only file system"), ("rw", "No space left on device")])
@@ -57,4 +61,41 @@ def test_without_an_affinity_mask_as_on_macos_all_cores_are_used(
     assert 1 <= num_cores() <= (os.cpu_count() or 1)
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)
     monkeypatch.setattr(os, "cpu_count", lambda: num_cpus)
+    monkeypatch.setattr(process, "CPU_QUOTA", "nowhere")
     assert num_cores() == expected
+
+
+@pytest.mark.parametrize(("quota", "expected"), [("150000 100000\n", 2), ("20000 100000\n", 1), ("max 100000\n", 8)])
+def test_a_container_has_as_many_cores_as_its_quota(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, quota: str, expected: int
+):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(8))
+    monkeypatch.setattr(process, "CPU_QUOTA", str(tmp_path / "cpu.max"))
+    (tmp_path / "cpu.max").write_text(quota)
+    assert num_cores() == expected
+
+
+def test_what_native_code_writes_while_ray_starts_is_kept_for_the_log_file(
+    tmp_path: Path, capfd: pytest.CaptureFixture
+):
+    with logged_to(str(tmp_path / "run.log")):
+        with stderr_in_details():
+            os.write(2, b"[2026-11-28 18:50:40,712 I 1 1] logging.cc:303: Set ray log level from\n")
+        os.write(2, b"ours\n")
+    assert capfd.readouterr().err == "ours\n"
+    assert "Ray: [2026-11-28 18:50:40,712 I 1 1] logging.cc:303" in (tmp_path / "run.log").read_text()
+
+
+def test_a_run_and_its_failure_print_no_word_of_rays(tmp_path: Path, models):
+    documents = [{"document_id": f"d{i}", "text": None if i else "Ada Vane built it."} for i in range(60)]
+    questions = [{"question_id": "q", "question": "Who built it?"}]
+    path, log = write_config(tmp_path, write_job(tmp_path, models["bert"], documents, questions)), tmp_path / "log"
+    with command_line(path, log) as process:
+        assert process.wait(300) == 1
+    lines = log.read_text().splitlines()
+    assert re.match(r"failed: \d+ of 60 questions were rejected already \(null_text \d+\), more than limits", lines[-1])
+    assert lines[-1].endswith("because another input is another run")
+    words = "\n".join(lines)
+    assert not re.search(r"\x1b|ray::|attempts|logging\.cc|Traceback|The above exception", words)
+    phases = ["planning: ", "starting Ray on this machine", "answering 60 questions in about "]
+    assert [phase for phase in phases if phase not in words] == []

@@ -45,7 +45,7 @@ def start(cluster: RayCluster, *arguments: str | Path) -> str:
     """Submits a job without waiting for it; returns its id."""
     done = submit(cluster, *arguments, "--no-wait")
     assert done.returncode == 0, done.stdout + done.stderr
-    (id_,) = {word.strip(":") for word in done.stdout.split() if word.startswith("raysubmit_")}
+    (id_,) = {word.strip(":") for word in done.stdout.split() if word.startswith("qa-ray-")}
     return id_
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from qa_ray.answering.plan import max_rejects
 from qa_ray.answering.previous import NO_ANSWERS
 from qa_ray.config import AnswerConfig, check_config
 from qa_ray.config.sections import StorageSettings
@@ -24,7 +25,8 @@ def plan_of(
         id_column="document_id",
         hash_key=HASH_KEYS[0],
         num_documents=len(ids),
-        schema=pa.schema([("document_id", pa.string())]),
+        id_type=pa.string(),
+        listed_id_type=None,
     )
     values = {"documents": "d", "questions": "q", "output": "o", "limits": {"max_rejected_fraction": 1}}
     values |= {"export": ["jsonl"], "storage": (storage or StorageSettings()).model_dump(), **settings}
@@ -33,8 +35,10 @@ def plan_of(
         documents=documents,
         questions=QuestionTable(pa.table(questions)),
         num_pairs=num_pairs,
+        max_rejects=max_rejects(config.limits.max_rejected_fraction, num_pairs, len(ids)),
         config=config,
         previous=NO_ANSWERS,
+        inputs={},
     )
 
 

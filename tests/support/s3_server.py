@@ -92,6 +92,9 @@ class S3Server:
     def start(self) -> None:
         environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent), "PYTHONWARNINGS": "ignore"}
         for service in (*SERVICES, "proxy"):
+            if service == "proxy":  # without the others it would say that there is no such bucket
+                for storage_server in SERVICES:
+                    wait_until_open(self.ports[storage_server])
             command = [SWIFT / f"swift-{service}-server", self.folder / f"{service}.conf"]
             with (self.folder / f"{service}.log").open("ab") as log:
                 self._processes.append(
@@ -99,8 +102,7 @@ class S3Server:
                         command, stdout=log, stderr=subprocess.STDOUT, env=environment, start_new_session=True
                     )
                 )
-        for port in self.ports.values():
-            wait_until_open(port)
+        wait_until_open(self.ports["proxy"])
 
     def kill(self) -> None:
         """Sends SIGKILL to its processes, by id."""

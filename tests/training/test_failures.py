@@ -13,9 +13,9 @@ from running import raises_error
 from stories import VOCABULARY, stories, write_tables
 
 from qa_ray.config import FinetuneConfig, check_config
-from qa_ray.errors import ConfigError
+from qa_ray.errors import ConfigError, ModelError
 from qa_ray.training import job
-from qa_ray.training.failures import step_explained, validation_explained
+from qa_ray.training.failures import EndAtUserErrors, start_explained, step_explained, validation_explained
 from qa_ray.training.sampling import Batch
 from qa_ray.training.trainer import OptimizerSettings
 
@@ -76,7 +76,7 @@ def test_a_batch_that_does_not_fit_in_memory_ends_the_run_although_other_workers
 
 
 @pytest.mark.usefixtures("ray_session")
-@pytest.mark.parametrize(("step_tokens", "what"), [(100, "the gradient is"), (200, "the model's logits are")])
+@pytest.mark.parametrize(("step_tokens", "what"), [(100, "the gradient is"), (1000, "the model's logits are")])
 def test_weights_that_explode_end_the_run_in_training_or_in_validation(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, step_tokens: int, what: str
 ):
@@ -141,3 +141,25 @@ def test_other_errors_pass_unchanged_so_that_the_workers_are_restarted(explained
     with pytest.raises(torch.AcceleratorError) as raised, explained:
         raise error
     assert raised.value is error
+
+
+def explain_start(error: Exception, dtype: str) -> str:
+    settings = OptimizerSettings(**{**SETTINGS.__dict__, "dtype": dtype})
+    with pytest.raises((ConfigError, ModelError)) as raised, start_explained("org/name", settings):
+        raise error
+    return str(raised.value)
+
+
+def test_logits_that_are_not_finite_before_training_are_not_the_fault_of_the_learning_rate():
+    message = "model 'org/name': its logits are not finite before any training; "
+    assert explain_start(FloatingPointError("not finite"), "float32") == message + "use another model"
+    assert explain_start(FloatingPointError("not finite"), "bfloat16") == message + "set training.dtype=float32"
+    error = torch.OutOfMemoryError("a document of 9 tokens does not fit into memory; lower windows.max_tokens")
+    assert explain_start(error, "float32") == f"validation: {error}"
+
+
+@pytest.mark.parametrize("error", [ConfigError("a setting"), ModelError("a model")])
+def test_an_error_in_the_config_or_the_model_ends_the_run_although_workers_could_be_restarted(error: Exception):
+    with pytest.raises(type(error)):
+        EndAtUserErrors().after_exception(None, {0: RuntimeError("lost a connection"), 1: error})
+    EndAtUserErrors().after_exception(None, {0: RuntimeError("a node was lost")})

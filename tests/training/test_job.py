@@ -29,6 +29,7 @@ from s3_server import bucket, s3_server
 from safetensors.torch import load_file
 from stories import TEXTS, VOCABULARY, stories, write_tables
 from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
+from transformers import AutoConfig, BertForMaskedLM
 
 from qa_ray.answering.job import answer_documents
 from qa_ray.config import FinetuneConfig, check_config
@@ -98,7 +99,20 @@ def test_a_small_model_learns_the_stories_from_random_weights(manifest: dict[str
     assert manifest["best"]["f1"] == 100
     assert manifest["best"]["gold_among_n_best"] == 100
     assert manifest["best"]["mean_rank_of_gold"] == 1
-    assert len(manifest["epochs"]) == 6
+    assert [figures["epoch"] for figures in manifest["epochs"]] == [0, 1, 2, 3, 4, 5, 6]
+    assert manifest["epochs"][0]["f1"] < 50, "the model before training"
+
+
+def test_scores_are_not_fitted_to_eighteen_questions_and_that_is_said(base: dict[str, Any], manifest: dict[str, Any]):
+    fitted = manifest["fitted"]
+    assert fitted["after"] == fitted["before"] == {"score_slope": 1, "score_intercept": 0, "no_answer_threshold": 1}
+    assert set(fitted["kept"]) == set(fitted["after"])
+    settings = json.loads((Path(base["output"]) / "model" / "qa_ray.json").read_text())
+    assert settings["fitted"] == fitted
+    log = (Path(base["output"]) / "run.log").read_text()
+    assert "warning: not fitted, kept: score_slope 1, score_intercept 0 (18 questions with an answer, too few" in log
+    for phase in ("labeling 12 documents with 36 questions", "starting the workers", "publishing"):
+        assert phase in log
 
 
 def test_the_answer_job_reaches_the_figures_of_the_best_validation(
@@ -126,7 +140,8 @@ def test_the_model_folder_has_its_settings_scores_and_license(base: dict[str, An
 def test_tensorboard_has_the_training_curves_and_some_answers(base: dict[str, Any], manifest: dict[str, Any]):
     values = tensorboard(Path(base["output"]) / "tensorboard")
     assert values["train/loss"][-1] < 0.2 * values["train/loss"][0]
-    assert len(values["validation/f1"]) == 6
+    assert len(values["validation/f1"]) == 7
+    assert min(values["train/learning_rate"]) > 0
     for name in ("train/learning_rate", "train/tokens_per_second", "validation/gold_among_n_best"):
         assert values[name]
     assert "小明" in values["validation/answers/text_summary"][0]
@@ -208,11 +223,22 @@ def test_tables_and_output_may_be_on_object_storage(base: dict[str, Any], tmp_pa
         training={"epochs": 1},
         storage={"endpoint_url": endpoint_url, "addressing_style": "path"},
     )
-    assert len(finetune(job)["epochs"]) == 1
+    assert len(finetune(job)["epochs"]) == 2
     files = {path.removeprefix("lake/finetuned/") for path in filesystem.find("lake/finetuned")}
     assert {"_SUCCESS", "manifest.json", "model/model.safetensors", "model/qa_ray.json"} <= files
     assert any(path.startswith("tensorboard/") for path in files)
     assert not any(path.startswith("_run/") for path in files)
+
+
+def repeated(folder: Path, times: int) -> dict[str, str]:
+    """Tables of the stories and their questions, each so many times."""
+    documents, questions = stories()
+    ids = [f"{number}." for number in range(times)]
+    return write_tables(
+        folder,
+        [row | {"document_id": prefix + row["document_id"]} for prefix in ids for row in documents],
+        [row | {"document_id": prefix + row["document_id"]} for prefix in ids for row in questions],
+    )
 
 
 @pytest.mark.usefixtures("ray_session")
@@ -223,20 +249,49 @@ def test_without_epochs_the_weights_are_unchanged_and_the_scores_calibrated(
     shutil.copytree(f"{base['output']}/model", model)
     miscalibrated = {"score_slope": 0.1, "score_intercept": 9.0, "lexical_weight": 0.25}
     (model / "qa_ray.json").write_text(json.dumps(json.loads((model / "qa_ray.json").read_text()) | miscalibrated))
-    tables = {name: base[name] for name in ("documents", "questions")}
+    tables = repeated(tmp_path / "tables", 6)
     training = {"epochs": 0, "dtype": "float32"}
     values = {**base, **tables, "model": str(model), "validation": {"metric": "cmrc"}, "training": training}
     calibrated = finetune(check_config(FinetuneConfig, values | {"output": str(tmp_path / "calibrated")}, "test"))
-    assert calibrated["counts"]["validation_questions"] == 18
+    assert calibrated["counts"]["validation_questions"] == 108
     assert "training_questions" not in calibrated["counts"]
+    assert [figures["epoch"] for figures in calibrated["epochs"]] == [0]
     assert calibrated["best"]["f1"] == 100
-    fitted, expected = (
-        open_checkpoint(f"{folder}/model").settings for folder in (tmp_path / "calibrated", base["output"])
-    )
-    assert fitted.score_slope == pytest.approx(expected.score_slope, rel=1e-3) != 1
-    assert fitted.score_intercept == pytest.approx(expected.score_intercept, rel=1e-3)
+    before, fitted = calibrated["fitted"]["before"], open_checkpoint(f"{tmp_path}/calibrated/model").settings
+    assert (before["score_slope"], before["score_intercept"]) == (0.1, 9)
+    assert fitted.score_slope == calibrated["fitted"]["after"]["score_slope"] != 0.1
+    assert fitted.score_intercept == calibrated["fitted"]["after"]["score_intercept"] < 9
+    assert calibrated["fitted"]["kept"] == {"no_answer_threshold": "no question without an answer"}
     assert fitted.lexical_weight == 0.25
     assert_same_weights(tmp_path / "calibrated", base["output"], 0)
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_a_pre_trained_model_without_a_head_is_trained_with_a_new_one(base: dict[str, Any], tmp_path: Path):
+    folder = tmp_path / "base"
+    config_of: Any = AutoConfig.from_pretrained(base["model"], num_labels=3)  # of another task
+    BertForMaskedLM(config_of).save_pretrained(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json", "qa_ray.json"):
+        shutil.copy(Path(base["model"]) / name, folder)
+    job = config(base | {"model": str(folder)}, tmp_path / "out", training={"epochs": 1})
+    trained = finetune(job)
+    assert [figures["epoch"] for figures in trained["epochs"]] == [1]
+    assert "epoch 0 is left out: the question-answering head is new" in (tmp_path / "out" / "run.log").read_text()
+    assert open_checkpoint(f"{job.output}/model").has_head
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_windows_that_hold_no_whole_answer_end_the_run_without_a_model(base: dict[str, Any], tmp_path: Path):
+    documents, questions = stories()
+    texts = {row["document_id"]: row["text"] * 5 for row in documents}
+    tables = write_tables(
+        tmp_path / "tables",
+        [row | {"text": texts[row["document_id"]]} for row in documents],
+        [row | {"answers": [{"text": texts[row["document_id"]], "start_char": 0}]} for row in questions],
+    )
+    job = config(base | tables, tmp_path / "out", training={"epochs": 1})
+    with raises_error(ConfigError, "training.window_tokens: epoch 1 has no window to train on: none of up to 64 "):
+        finetune(job)
 
 
 @pytest.mark.usefixtures("ray_session")
@@ -246,7 +301,7 @@ def test_without_epochs_the_mean_of_several_models_is_saved_and_calibrated(
     initial, trained = base["model"], f"{base['output']}/model"
     training = {"epochs": 0, "averaged_with": [initial, trained]}
     job = config(base | {"model": initial}, tmp_path / "mean", training=training)
-    finetune(job)
+    assert [figures["epoch"] for figures in finetune(job)["epochs"]] == [0, 0]  # the initial model, and the mean
     first, last, mean = load_file(Path(initial) / "model.safetensors"), weights(base["output"]), weights(job.output)
     for name in mean:
         torch.testing.assert_close(mean[name], (2 * first[name] + last[name]) / 3)
@@ -292,11 +347,17 @@ def test_questions_that_cannot_be_used_for_training_are_rejected_with_the_reason
 def test_a_job_without_training_or_validation_questions_is_an_input_error(base: dict[str, Any], tmp_path: Path):
     documents, questions = stories()
     tables = write_tables(tmp_path / "tables", documents, [row | {"answers": None} for row in questions])
-    with raises_error(InputError, "questions: no question of ", "can be used for training: 18 no_gold; see", "rejects"):
+    with raises_error(
+        InputError, "questions: no question of ", "can be used for training; rejected are 18 no_gold; see", "rejects"
+    ):
         finetune(config(base | tables, tmp_path / "one"))
     values = base | {"output": str(tmp_path / "two"), "validation": {"held_out": 1e-9}}
-    with raises_error(InputError, "no document with questions was held out; raise validation.held_out"):
+    with raises_error(ConfigError, "none is held out for validation; raise it, or give validation.documents"):
         finetune(check_config(FinetuneConfig, values, "test"))
+    good = write_tables(tmp_path / "good", documents, questions)
+    job = config(base | good, tmp_path / "three", validation=tables)
+    with raises_error(InputError, "validation: no question can be used; rejected are 18 no_gold; see", "fix them, or"):
+        finetune(job)
 
 
 @pytest.mark.usefixtures("ray_session")
@@ -309,7 +370,9 @@ def test_a_damaged_table_of_documents_is_an_input_error(base: dict[str, Any], tm
     content[first : first + texts.total_compressed_size] = bytes(texts.total_compressed_size)
     path.write_bytes(content)
     with raises_error(InputError, "documents: ", "part.parquet' cannot be read as Parquet"):
-        finetune(config(base | tables, tmp_path / "out", validation={"documents": None, "questions": None}))
+        finetune(
+            config(base | tables, tmp_path / "out", validation={"documents": None, "questions": None, "held_out": 0.5})
+        )
 
 
 def test_settings_that_do_not_fit_are_errors_before_anything_runs(base: dict[str, Any], tmp_path: Path):

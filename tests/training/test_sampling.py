@@ -10,6 +10,7 @@ from qa_ray.schemas import Layout
 from qa_ray.training.sampling import (
     LabeledDocument,
     LabeledQuestion,
+    count_without_answer,
     epoch_examples,
     make_batch,
     micro_batches,
@@ -41,6 +42,11 @@ def sampled(documents, **changes):
 def test_each_question_gives_a_positive_and_a_negative_window():
     examples = sampled([labeled(60, [(3, 5)])])
     assert sorted(len(example.answers_A2) for example in examples) == [0, 1]
+
+
+def test_questions_whose_answer_no_window_holds_whole_are_counted():
+    documents = [labeled(60, [(3, 5)], [(3, 40)], []), labeled(60, [(0, 60)])]
+    assert count_without_answer(documents, sampled(documents)) == 2
 
 
 def test_a_question_without_an_answer_gives_at_least_one_window():

@@ -16,8 +16,8 @@ from transformers import MPNetConfig, MPNetForQuestionAnswering
 from qa_ray.errors import ModelError
 from qa_ray.inference.reader import Reader
 from qa_ray.model.checkpoint import open_checkpoint
-from qa_ray.model.runner import load
 from qa_ray.model.tokenizer import Tokenizer
+from qa_ray.model.weights import load
 from qa_ray.training.sampling import Batch, LabeledDocument, LabeledQuestion, epoch_examples, make_batch
 from qa_ray.training.trainer import OptimizerSettings, Trainer, check_averageable, learning_rate
 

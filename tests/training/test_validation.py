@@ -16,6 +16,7 @@ from qa_ray.inference.answers import calibrated
 from qa_ray.model.settings import ModelSettings
 from qa_ray.schemas import ReadableDocument
 from qa_ray.training.calibrate import fit_scores
+from qa_ray.training.fit import MIN_QUESTIONS, describe_fit
 from qa_ray.training.validation import (
     Summary,
     ValidationAnswer,
@@ -77,8 +78,8 @@ def test_the_figures_have_the_rank_of_the_gold_answer_and_the_scores_of_right_an
 
 
 def test_the_threshold_is_the_one_with_the_best_f1():
-    rows = [row(i, ["Ada"], ["Ada"], 0.9, 0.3) for i in range(3)]
-    rows += [row(i + 3, [], ["Ada"], 0.9, 0.7) for i in range(3)]
+    rows = [row(i, ["Ada"], ["Ada"], 0.9, 0.3) for i in range(50)]
+    rows += [row(i + 50, [], ["Ada"], 0.9, 0.7) for i in range(50)]
     summary = summarize(rows, "squad")
     assert 0.3 <= summary.settings["no_answer_threshold"] < 0.7
     assert summary.figures["f1"] == 100
@@ -89,16 +90,58 @@ def test_the_threshold_is_1_if_every_question_has_an_answer():
 
 
 def test_without_gold_answers_the_scores_are_left_unchanged():
-    summary = summarize([row(0, [], ["Ada"], 0.9, 0.8)], "squad")
+    summary = summarize([row(i, [], ["Ada"], 0.9, 0.8) for i in range(200)], "squad")
     assert (summary.settings["score_slope"], summary.settings["score_intercept"]) == (1, 0)
-    assert summary.figures["f1"] == 100
+    assert summary.settings["no_answer_threshold"] == 1
+    assert summary.figures["f1"] == 0
+
+
+BASE = ModelSettings(score_slope=0.5, score_intercept=-0.25, no_answer_threshold=0.75)
+
+
+def test_too_few_questions_keep_the_settings_of_the_model_that_training_started_from():
+    rows = [row(i, ["Ada"], ["Ada"], 0.9, 0.8) for i in range(MIN_QUESTIONS - 2)]
+    rows.append(row(MIN_QUESTIONS, [], ["Ada"], 0.9, 0.7))
+    summary = summarize(rows, "squad", BASE)
+    assert summary.settings == {"score_slope": 0.5, "score_intercept": -0.25, "no_answer_threshold": 0.75}
+    assert summary.n_best[0] == [("Ada", calibrated(0.9, 0.5, -0.25))]
+    assert summary.figures["f1"] == pytest.approx(0), "answers above the threshold that was kept are null"
+    assert describe_fit(summary.fit) == [
+        "warning: not fitted, kept: score_slope 0.5, score_intercept -0.25 (98 questions with an answer, too few for a "
+        "fit: it takes 100)",
+        "warning: not fitted, kept: no_answer_threshold 0.75 (99 questions, too few for a fit: it takes 100)",
+    ]
+
+
+def test_enough_questions_are_fitted_and_the_change_is_described():
+    rows = [row(i, ["Ada"], ["Ada"] if i % 2 else ["Bob"], 0.9, 0.3) for i in range(MIN_QUESTIONS)]
+    rows += [row(i + 1000, [], ["Ada"], 0.9, 0.7) for i in range(20)]
+    summary = summarize(rows, "squad", BASE)
+    after = summary.settings
+    assert after["score_slope"] != 0.5
+    assert 0.3 <= after["no_answer_threshold"] < 0.7
+    assert summary.fit["before"] == BASE.model_dump(include=set(after))
+    assert summary.fit["kept"] == {}
+    assert summary.figures["expected_calibration_error"] < 0.02
+    assert describe_fit(summary.fit) == [
+        "fitted to 100 questions with and 20 without an answer: "
+        + ", ".join(f"{name} {summary.fit['before'][name]:.4g} → {after[name]:.4g}" for name in after),
+        f"calibration error on these questions: 0.200 → {summary.figures['expected_calibration_error']:.3f}",
+    ]
+
+
+def test_without_a_question_that_has_no_answer_the_threshold_is_kept_and_that_is_said():
+    summary = summarize([row(i, ["Ada"], ["Ada"], 0.9, 0.3) for i in range(MIN_QUESTIONS)], "squad", BASE)
+    assert summary.settings["no_answer_threshold"] == 0.75
+    assert describe_fit(summary.fit)[-1] == "not fitted, kept: no_answer_threshold 0.75 (no question without an answer)"
 
 
 @pytest.mark.parametrize("family", ["longformer", "bert"])
 def test_a_reader_with_the_fitted_settings_reaches_the_figures_of_the_summary(tmp_path: Path, family: str):
     folder = save_model(family, tmp_path, settings={"max_tokens": 48, "overlap_tokens": 8, "max_question_tokens": 16})
     reader = Reader(folder, dtype="float32")
-    questions = [f"Who {verb} the {thing}?" for verb in ("built", "signed") for thing in ("dog", "fox", "cost", "Cape")]
+    things = ("dog", "fox", "cost", "Cape")
+    questions = [f"Who {verb} the {thing}?" for verb in ("built", "signed") for thing in things] * (MIN_QUESTIONS // 4)
     document = ReadableDocument(TEXT, reader.tokenizer(TEXT), [reader.tokenizer.question(q) for q in questions])
     answers = reader.read([document])[0]
     # The half of the questions with the highest no-answer scores have no answer; of the others, every second is right.

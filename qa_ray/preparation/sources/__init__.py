@@ -9,14 +9,23 @@ from typing import Any
 
 from qa_ray.errors import ConfigError
 from qa_ray.preparation.sources import dataset, squad, text
-from qa_ray.preparation.sources.base import RecordStream, Source, file_suffixes, missing_source
+from qa_ray.preparation.sources.base import RecordStream, Source
+from qa_ray.preparation.sources.files import (
+    TABLE_SUFFIXES,
+    TEXT_SUFFIXES,
+    list_source,
+    missing_source,
+    nothing_to_read,
+    open_path,
+    suffix_of,
+)
 
 SOURCES: dict[str, Source] = {
     source.name: source
     for source in (
         squad.SOURCE,
         text.SOURCE,
-        dataset.SOURCE,  # last, because it matches whatever exists
+        dataset.SOURCE,  # last, because it matches whatever the others do not
     )
 }
 """Source formats by name. Layout "auto" takes the first that matches."""
@@ -38,10 +47,14 @@ def open_source(uri: str, layout: str, options: Mapping[str, Any]) -> tuple[str,
 
 
 def _detect(uri: str) -> str:
-    suffixes = file_suffixes(uri)
+    files = list_source(uri)
+    suffixes = {suffix_of(file) for file in files.read}
+    exists = bool(suffixes) or files.filesystem.exists(open_path(uri))
     for name, source in SOURCES.items():
-        if source.matches(uri, suffixes):
+        if (suffixes or not exists) and source.matches(uri, suffixes):
             return name
+    if exists:
+        raise nothing_to_read(uri, files.only([]), (*TEXT_SUFFIXES, *TABLE_SUFFIXES))
     raise missing_source(uri)
 
 

@@ -4,21 +4,16 @@ A reader goes through its files in sorted order, one file at a time, so that a s
 """
 
 import inspect
-import posixpath
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence, Set
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence, Set
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
-import fsspec
 import pyarrow as pa
 
-from qa_ray.errors import InputError
-from qa_ray.io import storage
-from qa_ray.preparation.question_rows import Fault, Row
-
-TEXT_SUFFIXES = (".txt", ".md", ".text")
-TABLE_SUFFIXES = (".jsonl", ".json", ".csv", ".parquet", ".arrow")
+from qa_ray.preparation.question_rows import Fault
+from qa_ray.preparation.sources.files import SourceFiles
+from qa_ray.preparation.values import Row
 
 
 class SourceRecord(NamedTuple):
@@ -35,12 +30,19 @@ class SourceRecord(NamedTuple):
     fault: Fault | None = None
 
 
-class RecordStream(NamedTuple):
-    """The records of a source, read lazily, and the extra columns of the two tables."""
+@dataclass
+class RecordStream:
+    """The records of a source, read lazily, and the extra columns of the two tables.
+
+    ``files``, where given, are those that are read and those that are passed over, which prepare reports. A reader
+    that settles gold itself (``gold.settle``) counts in ``notes`` what it changed.
+    """
 
     records: Iterator[SourceRecord]
     document_fields: Sequence[pa.Field] = ()
     question_fields: Sequence[pa.Field] = ()
+    files: SourceFiles | None = None
+    notes: Counter[str] = field(default_factory=Counter)
 
 
 @dataclass(frozen=True)
@@ -69,36 +71,3 @@ def unique_name(name: str, counts: Counter[str]) -> str:
         unique = f"{name} ({counts[name]})"
     counts[unique] = 1
     return unique
-
-
-def suffix_of(path: str) -> str:
-    """The suffix of a path in lower case, with its dot; "" if it has none."""
-    return posixpath.splitext(path)[1].lower()
-
-
-def file_suffixes(uri: str) -> set[str]:
-    """The suffixes of all files at ``uri`` (a file, a folder or a glob); empty if there are none."""
-    return {suffix_of(path) for path in storage.list_files(uri, "source")}
-
-
-def missing_source(uri: str) -> InputError:
-    """The error for a source that does not exist."""
-    return InputError(f"no such file or folder: {uri!r}; check the path (a dataset's hub id is 'owner/name')")
-
-
-def files_with_suffix(uri: str, suffixes: Collection[str]) -> tuple[fsspec.AbstractFileSystem, list[str]]:
-    """The file system of ``uri`` and the paths of the files there that have one of the suffixes, sorted.
-
-    Raises:
-        InputError: there is no such file.
-    """
-    filesystem, path = storage.open_filesystem(uri)
-    all_files = storage.list_files(uri, "source")
-    if not all_files and not filesystem.exists(path):
-        raise missing_source(uri)
-    if files := [file for file in all_files if suffix_of(file) in suffixes]:
-        return filesystem, files
-    names = ", ".join(posixpath.basename(file) for file in all_files[:5]) or "nothing"
-    raise InputError(
-        f"source {uri!r}: no file with the suffix {' or '.join(suffixes)}, only {names}; give another path or layout"
-    )
