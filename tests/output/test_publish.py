@@ -35,6 +35,9 @@ from qa_ray.training.job import finish
 REJECTED = "d3"  # until it is retried
 IDENTITY = {"model": "m"}
 IDS = [f"d{i}" for i in range(6)]
+SETTINGS = (
+    '{"epoch": 1, "fitted": {"before": {}, "after": {"score_slope": 1}, "kept": {"score_slope": "few"}}}'  # of a model
+)
 PAIRS = [*IDS, "nowhere"]  # the documents of the questions
 
 
@@ -78,12 +81,13 @@ class Place:
             if acquired.finished:
                 return
             checkpoint = join(output, "_run", "train", "checkpoint_1", "model")
-            for name, content in {"qa_ray.json": '{"epoch": 1}', "config.json": "{}", "weights": "x" * 1000}.items():
+            for name, content in {"qa_ray.json": SETTINGS, "config.json": "{}", "weights": "x" * 1000}.items():
                 if read_text(join(checkpoint, name)) is None:
                     write_text(join(checkpoint, name), content)
             data = SimpleNamespace(counts={}, rejects=Counter(), reject_files=[])
             best = SimpleNamespace(path=open_filesystem(join(output, "_run", "train", "checkpoint_1"))[1])
-            finish(SimpleNamespace(config=SimpleNamespace(about={})), acquired, data, best, [{"f1": 1.0}])  # pyright: ignore
+            plan = SimpleNamespace(config=SimpleNamespace(about={}), inputs={})
+            finish(plan, acquired, data, best, [{"epoch": 1, "f1": 1.0}])  # pyright: ignore
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +128,7 @@ def check_retried(output: str) -> None:
 
 def check_model(output: str) -> None:
     assert read_text(join(output, "model", "weights")) == "x" * 1000
-    assert read_text(join(output, "model", "qa_ray.json")) == '{"epoch": 1}'
+    assert read_text(join(output, "model", "qa_ray.json")) == SETTINGS
 
 
 @dataclass(frozen=True)

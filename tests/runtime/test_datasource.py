@@ -115,7 +115,7 @@ def test_a_plan_without_a_sample_estimates_windows_from_the_mean_document_length
     tmp_path: Path, models: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ):
     questions = [{"question_id": "q", "question": "Who?"}]
-    documents = [{"document_id": f"d{i}", "text": TEXT * 20} for i in range(9)]
+    documents = [{"document_id": f"d{i}", "text": f"{i}. " + TEXT * 20} for i in range(9)]
     config = write_job(tmp_path, models["bert"], (documents,), questions)
     sampled = make_plan(config)
     monkeypatch.setattr(document_table, "MAX_SAMPLED_PAGE_BYTES", 0)
