@@ -28,7 +28,7 @@ class PrepareConfig(JobConfig):
 
     source: Place = Field(
         description="SQuAD JSON (v1 or v2), a folder of text files, a table with a question per row (JSON lines, JSON, "
-        "CSV, TSV, Parquet, Arrow), or the hub id of a dataset. A file, a folder or a glob; what is not read is told.",
+        "CSV, TSV, Parquet, Arrow), or the hub id of a dataset. A file, a folder or a glob; what is not read is named.",
         examples=["dev-v2.0.json"],
     )
     output: Place = Field(

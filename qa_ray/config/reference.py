@@ -29,7 +29,7 @@ the file; quote what the shell would change:
 qa-ray answer answer.yaml documents=data/documents windows.max_tokens=512 'runner.actors=[1, 4]'
 ```
 
-Values are YAML by the rules of its version 1.2. Where a setting wants text, it is the text as it stands: `no`, `on`,
+Values are YAML by the rules of its version 1.2. Where a setting wants text, it is the text as written: `no`, `on`,
 `2024-11-25`, `012` and `1e3` are names. So are `reports #2`, `@daily` and `a: b` on the command line; a file needs them
 in quotes, because ` #` begins a comment there. `null` needs them in both: `"columns.text='null'"`.
 

@@ -106,14 +106,14 @@ class _Trial:
         return Proof(self.fingerprint, max_tokens)
 
     def _check_special_tokens(self) -> None:
-        """Checks that the layout has the three places; the first token of a window stands for no answer."""
+        """Checks that the layout has the three places; the first token of a window is its null answer."""
         layout = self.layout
         places = {"before the question": layout.prefix, "between question and document": layout.middle}
         places |= {"after the document": layout.suffix}
         if empty := [place for place, special_tokens in places.items() if not special_tokens]:
             raise ModelError(
                 f"model {self.name!r}: its tokenizer puts no special token {', '.join(empty)}, and the family "
-                f"{self.family!r} is not supported without (the first one stands for no answer); {OTHER_FAMILIES}"
+                f"{self.family!r} is not supported without (the first one scores the null answer); {OTHER_FAMILIES}"
             )
 
     def _check_ids(self, document: str) -> None:

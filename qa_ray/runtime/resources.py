@@ -89,8 +89,8 @@ def allocate_on_nodes(runner: RunnerSettings, nodes: Sequence[Bundle], num_windo
         needed = {name: fewest * amount for name, amount in bundle.items()}
         needed["CPU"] += SPARE_CPUS
         raise ConfigError(
-            f"runner: {_count(fewest, 'actor')} of {describe(bundle)} and {SPARE_CPUS} CPUs to read and tokenize need "
-            f"{describe(needed)}, and Ray has {describe_nodes(nodes, bundle)}, with room for {_count(room, 'actor')}; "
+            f"runner: {counted(fewest, 'actor')} of {describe(bundle)} and {SPARE_CPUS} CPUs to read and tokenize need "
+            f"{describe(needed)}, and Ray has {describe_nodes(nodes, bundle)}, with room for {counted(room, 'actor')}; "
             "set fewer runner.actors or smaller ones (runner.cpus_per_actor, runner.gpus_per_actor), or add nodes"
         )
     dtype = resolve_dtype(runner.dtype, device)
@@ -157,9 +157,9 @@ def allocate_workers_on_nodes(runner: WorkerSettings, nodes: Sequence[Bundle]) -
         needed = {name: fewest * amount for name, amount in bundle.items()}
         needed["CPU"] = max(SPARE_CPUS, needed["CPU"])
         raise ConfigError(
-            f"runner: {_count(fewest, 'worker')} of {describe(bundle)}, and before that {SPARE_CPUS} CPUs to read and "
+            f"runner: {counted(fewest, 'worker')} of {describe(bundle)}, and before that {SPARE_CPUS} CPUs to read and "
             f"tokenize, need {describe(needed)}, and Ray has {describe_nodes(nodes, bundle)}, with room for "
-            f"{_count(room, 'worker')}; set fewer runner.workers or a smaller runner.cpus_per_worker, or add nodes"
+            f"{counted(room, 'worker')}; set fewer runner.workers or a smaller runner.cpus_per_worker, or add nodes"
         )
     return use_gpu, int(bundle["CPU"])
 
@@ -197,7 +197,3 @@ def _most_cpus(nodes: Sequence[Bundle], bundle: Bundle, number: int) -> int:
     largest = int(max((node.get("CPU", 0) for node in nodes), default=0))
     options = range(min(largest, num_cpus(nodes) // number), 1, -1)
     return next((cpus for cpus in options if _room(nodes, {**bundle, "CPU": cpus}) >= number), 1)
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -78,7 +78,10 @@ def submit(verb: str, config: Section, address: str, *, with_code: bool, check: 
     client: Any = _connect(address)
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / CONFIG_FILE).write_text(yaml.safe_dump(values, allow_unicode=True, sort_keys=False))
-        environment = {"working_dir": folder, "env_vars": {"RAY_USAGE_STATS_ENABLED": "0"}}
+        environment = {
+            "working_dir": folder,
+            "env_vars": {"RAY_USAGE_STATS_ENABLED": "0", "OMP_WAIT_POLICY": "PASSIVE"},
+        }
         if with_code:
             environment["py_modules"] = [str(Path(qa_ray.__file__).parent)]
         try:

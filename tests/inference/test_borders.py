@@ -86,7 +86,7 @@ def test_what_a_reader_sees_as_one_character_is_whole(before: str, character: st
 
 
 @pytest.mark.parametrize("number", NUMBERS)
-def test_a_number_is_whole_wherever_it_stands(number: str):
+def test_a_number_is_whole_wherever_it_is(number: str):
     for before, after in itertools.product(BEFORE[:-1] if number[0] in "-−+" else BEFORE, AFTER):
         text = before + number + after
         start, stop = len(before), len(before) + len(number)

@@ -1,4 +1,4 @@
-"""What prepare does not read or cannot use is told: files by kind, rejects with exit codes, tables of other sources."""
+"""What prepare does not read or cannot use is named: files by kind, rejects, tables of other sources."""
 
 import json
 import re
