@@ -88,6 +88,7 @@ _ANSWER = (
         "snippet", pa.string(), "The answer with the text around it, about answers.snippet_chars long; … marks cuts."
     ),
     Column("num_windows", pa.int32(), "Number of windows that the document was cut into for this question."),
+    Column("num_windows_read", pa.int32(), "Number of those that were read; all, unless windows.read says less."),
 )
 ANSWER = _struct(_ANSWER)
 """The answer to one question in one document; ``document_id`` precedes it in the answers table."""
@@ -159,6 +160,7 @@ PART = pa.schema(
         pa.field("rejects", pa.list_(REJECT)),
         pa.field("num_tokens", pa.int64()),
         pa.field("num_windows", pa.int64()),
+        pa.field("num_windows_read", pa.int64()),
         pa.field("text_sha256", pa.string()),
         pa.field("reused", pa.list_(pa.int64())),  # as in TOKENIZED
     ]
@@ -270,6 +272,15 @@ class ReadableDocument(NamedTuple):
     text: str
     tokens: Tokens
     questions: list[np.ndarray]
+
+
+class ReadPart(NamedTuple):
+    """What is read of a document for one question: the tokens of the chosen windows, in order."""
+
+    document: ReadableDocument
+    tokens: Tokens
+    num_windows: int  # of the whole document
+    token_T: np.ndarray | None = None  # which of the document's tokens they are; None: all
 
 
 class Question(NamedTuple):

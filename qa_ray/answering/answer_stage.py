@@ -29,6 +29,8 @@ from qa_ray.model.proof import Proof, trust
 from qa_ray.process import keep_memory, private_bytes
 from qa_ray.schemas import PART, TOKENIZED, BatchSize, ReadableDocument, Tokens
 
+NUM_WINDOWS = ("num_windows", "num_windows_read")
+
 
 @dataclass(frozen=True)
 class ActorSettings:
@@ -36,6 +38,7 @@ class ActorSettings:
 
     storage: dict[str, Any]  # for configure_s3
     model: str
+    gate: str | None
     proof: Proof  # of the driver's copy of the model
     id_column: str
     inference: InferenceSettings
@@ -70,6 +73,7 @@ class AnswerDocuments:
             forward=settings.forward,  # pyright: ignore[reportArgumentType] (checked by the config)
             batch_tokens=settings.batch_tokens,
             threads=settings.num_threads,
+            gate=settings.gate,
             **settings.inference.model_dump(),
         )
         self._settings, self._stats, self._crash_guard = settings, stats, crash_guard
@@ -98,7 +102,7 @@ class AnswerDocuments:
             "answers": [_with_questions(*row) for row in zip(questions, answers, strict=True)],
             "rejects": rejects,
             "num_tokens": [len(document.tokens) for document in documents],
-            "num_windows": [sum(answer["num_windows"] for answer in row) for row in answers],
+            **{name: [sum(answer[name] for answer in row) for row in answers] for name in NUM_WINDOWS},
             "text_sha256": table["text_sha256"],
             "reused": table["reused"],
         }
@@ -113,6 +117,7 @@ class AnswerDocuments:
             self._name,
             table.num_rows,
             sum(map(len, answers)),
+            sum(rows["num_windows"]) - sum(rows["num_windows_read"]),
             [reject for row in rejects for reject in row],
             self._reader.model.stopwatch.take(),
             private_bytes(),

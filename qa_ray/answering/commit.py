@@ -94,7 +94,7 @@ def commit_retry(plan: Plan, output: OutputFolder, run_metrics: dict[str, Any]) 
             {
                 **manifest,
                 "counts": counts
-                | {name: counts[name] + flattened.counts[name] for name in ("answers", "windows")}
+                | {name: counts[name] + flattened.counts[name] for name in ("answers", "windows", "windows_read")}
                 | {
                     "rejects": flattened.counts["rejects"],
                     "rejects_by_reason": dict(flattened.rejects_by_reason),

@@ -68,7 +68,7 @@ def flatten_parts(
     reused = gather_answers(previous, settings.storage, [group.positions for group in groups])
     names = [file_name(first_number + i, settings.attempt) for i in range(len(groups))]
     total = Flattened({folder: [] for folder in (*settings.formats, "rejects")}, Counter(), Counter())
-    total.counts.update(documents=0, windows=0, tokens=0, answers=0, reused=0, rejects=0)
+    total.counts.update(documents=0, windows=0, windows_read=0, tokens=0, answers=0, reused=0, rejects=0)
     tasks = [(settings, group.parts, name, *tables) for group, name, tables in zip(groups, names, reused, strict=True)]
     for result in run_tasks(flatten_group, tasks):
         for folder, files in result.files.items():
@@ -113,11 +113,13 @@ def flatten_group(settings: FlattenSettings, parts: Sequence[PartRows], name: st
     for part in read_rows(settings.parts, parts):
         counts["documents"] += part.num_rows
         counts["windows"] += int(part["num_windows"].to_numpy().sum())
+        counts["windows_read"] += int(part["num_windows_read"].to_numpy().sum())
         counts["tokens"] += int(part["num_tokens"].to_numpy().sum())
         answers.write(flatten_answers(part, settings))
         for table in reused_answers(part, reused, settings) if tables else ():
             answers.write(table)
-            counts.update(reused=table.num_rows, windows=int(table["num_windows"].to_numpy().sum()))
+            windows, windows_read = (int(table[name].to_numpy().sum()) for name in ("num_windows", "num_windows_read"))
+            counts.update(reused=table.num_rows, windows=windows, windows_read=windows_read)
         part_rejects = flatten_lists(part, "rejects", settings.rejects, settings.id_column)[0]
         rejects.write(part_rejects)
         reasons.update(part_rejects["reason"].to_pylist())

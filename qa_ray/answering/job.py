@@ -106,7 +106,7 @@ def check_job(config: AnswerConfig) -> tuple[Plan, OutputFolder, Resources, Coun
     check_writable(plan.output)
     rejects = check_known_rejects(plan)
     with ray_started():
-        return plan, output, allocate_resources(config, plan.num_windows), rejects
+        return plan, output, allocate_resources(config, plan.num_windows_read), rejects
 
 
 def with_previous(plan: Plan) -> Plan:
@@ -157,7 +157,7 @@ def answer_unfinished(plan: Plan, output: OutputFolder, finished: np.ndarray) ->
     started = time.time()
     run_metrics: dict[str, Any] = {"windows_this_run": 0}
     if row_groups := unfinished_row_groups(plan.documents, finished):
-        resources = allocate_resources(plan.config, plan.num_windows, wait=True)
+        resources = allocate_resources(plan.config, plan.num_windows_read, wait=True)
         run_metrics = run(plan, output, resources, row_groups, finished)
     return run_metrics | {"seconds": round(time.time() - started, 1)}
 
@@ -170,7 +170,7 @@ def run(
     stats = run_on_driver_node(RunStats).remote(len(finished), plan.num_pairs, limit, plan.max_rejects)
     dataset = answered_dataset(plan, output, resources, row_groups, finished, stats)
     # As if nothing had changed that was answered before: what has, only the documents' texts tell.
-    new_windows = plan.num_windows * (1 - min(1, plan.previous.num_answers / plan.num_pairs))
+    new_windows = plan.num_windows_read * (1 - min(1, plan.previous.num_answers / plan.num_pairs))
     for table, files in plan.inputs.items():
         LOG.info("%s: %s", table, files.words)
     LOG.info(
@@ -271,6 +271,7 @@ def actor_settings(plan: Plan, resources: Resources, parts: str) -> ActorSetting
     return ActorSettings(
         storage=plan.config.storage.model_dump(),
         model=plan.model,
+        gate=plan.gate,
         proof=plan.proof,
         id_column=plan.documents.id_column,
         inference=plan.settings,

@@ -3,12 +3,16 @@
 import glob
 import json
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from qa_ray.answering.previous import NO_ANSWERS, PreviousAnswers
 from qa_ray.config import AnswerConfig
 from qa_ray.config.answer import AnswerColumns
 from qa_ray.errors import InputError
+from qa_ray.gate.files import open_selector
+from qa_ray.gate.selector import WindowSelector
 from qa_ray.inference.settings import InferenceSettings, resolve_settings
 from qa_ray.inference.windows import windows
 from qa_ray.io.document_table import DocumentTable, open_documents, sample
@@ -51,6 +55,8 @@ class Plan:
     num_pairs: int  # (document, question) pairs, each of which becomes an answer or a reject
     num_tokens: int  # of all documents, estimated from a sample
     num_windows: int  # of all pairs, likewise
+    num_windows_read: int  # those that windows.read leaves, likewise
+    gate: str | None  # that chooses them, besides the model's own
     previous: PreviousAnswers = NO_ANSWERS  # that are taken over
     only: QuestionTable | None = None  # the pairs to ask, for a retry; their texts are not needed. None: all
 
@@ -67,7 +73,7 @@ class Plan:
 
     def rows_per_block(self, device: str, num_actors: int) -> int:
         """Documents per block, such that a block has at most about BLOCK_WINDOWS and each actor gets at least four."""
-        windows_per_document = max(self.num_windows / self.documents.num_documents, 1e-6)
+        windows_per_document = max(self.num_windows_read / self.documents.num_documents, 1e-6)
         by_windows = BLOCK_WINDOWS[device] / windows_per_document
         by_actors = self.documents.num_documents / (4 * num_actors)
         return max(1, int(min(by_windows, by_actors, 4096)))
@@ -101,16 +107,18 @@ def make_plan(config: AnswerConfig) -> Plan:
         checkpoint,
         layout,
         proof.max_tokens,
-        **config.windows.model_dump(exclude={"long_questions"}),
+        **config.windows.model_dump(exclude={"long_questions", "gate"}),
         **config.answers.model_dump(),
     )
+    gate = absolute_uri(config.windows.gate) if config.windows.gate else None
+    selector = open_selector(settings.read, gate, checkpoint, tokenizer)
     columns = config.columns.model_dump()
     documents = open_documents(absolute_uri(config.documents), columns, config.columns.keep, with_lists=True)
     questions, questions_fingerprint = _open_questions(config, documents)
     for note in (*documents.notes, *questions.notes):
         LOG.warning("%s", note)
     num_pairs = questions.num_bound + len(questions.to_all) * documents.num_documents + documents.num_listed
-    num_tokens, num_windows = _estimate(documents, questions, num_pairs, tokenizer, layout, settings)
+    work = _estimate(documents, questions, num_pairs, tokenizer, layout, settings, selector)
     identity = {
         "documents": documents.fingerprint,
         "questions": questions_fingerprint,
@@ -119,6 +127,7 @@ def make_plan(config: AnswerConfig) -> Plan:
         **{f"columns.{name}": value for name, value in columns.items()},
         **{_setting_name(config, name): value for name, value in settings.model_dump().items()},
         "windows.long_questions": config.windows.long_questions,
+        "windows.gate": selector.gate and selector.gate.fingerprint,
         "runner.dtype": config.runner.dtype,
         "runner.forward": config.runner.forward,
     }
@@ -133,8 +142,10 @@ def make_plan(config: AnswerConfig) -> Plan:
         settings=settings,
         identity=json.loads(json.dumps(identity)),
         num_pairs=num_pairs,
-        num_tokens=num_tokens,
-        num_windows=num_windows,
+        num_tokens=work.tokens,
+        num_windows=work.windows,
+        num_windows_read=work.windows_read,
+        gate=gate,
     )
 
 
@@ -196,6 +207,14 @@ def _duckdb_files(uri: str) -> str:
     return "'" + files.replace("'", "''") + "'"
 
 
+class _Work(NamedTuple):
+    """The size of a job."""
+
+    tokens: int
+    windows: int
+    windows_read: int
+
+
 def _estimate(
     documents: DocumentTable,
     questions: QuestionTable,
@@ -203,15 +222,19 @@ def _estimate(
     tokenizer: Tokenizer,
     layout: Layout,
     settings: InferenceSettings,
-) -> tuple[int, int]:
-    """The number of tokens and of windows of the whole job: those of a sample, scaled by the bytes of text."""
+    selector: WindowSelector,
+) -> _Work:
+    """The work of the whole job: that of a sample, scaled by the bytes of text."""
 
-    def num_windows_of(document_tokens: int, question_tokens: int) -> int:
-        question_tokens = min(question_tokens, settings.max_question_tokens)
+    def num_windows_of(document_tokens: int, question_ids: np.ndarray) -> np.ndarray:
+        """All windows, and those that are read."""
+        question_tokens = min(len(question_ids), settings.max_question_tokens)
         room = settings.max_tokens - layout.num_special_tokens - question_tokens
-        return len(windows(document_tokens, room, settings.overlap_tokens))
+        num_windows = len(windows(document_tokens, room, settings.overlap_tokens))
+        return np.array([num_windows, selector.num_read(question_ids, num_windows)])
 
-    num_sampled = num_bytes = num_tokens = num_windows = 0
+    num_sampled = num_bytes = num_tokens = 0
+    num_windows_2 = np.zeros(2)
     for document_id, text, listed in sample(documents, SAMPLE_DOCUMENTS):
         checked = check(document_id, text, questions.of(document_id), listed)
         document = tokenizer(checked.text) if checked.text else ()
@@ -220,14 +243,14 @@ def _estimate(
         num_tokens += len(document)
         weight = max(1.0, len(checked.questions) / SAMPLE_QUESTIONS)
         for question in checked.questions[:SAMPLE_QUESTIONS] if len(document) else ():
-            question_tokens = len(tokenizer.question(question.question or ""))
-            num_windows += weight * num_windows_of(len(document), question_tokens)
+            num_windows_2 += weight * num_windows_of(len(document), tokenizer.question(question.question or ""))
         if num_bytes > SAMPLE_BYTES:
             break
     if not num_bytes:  # no document is small enough to be sampled: assume that all have the same length
         num_tokens = documents.text_bytes // BYTES_PER_TOKEN
         mean_tokens = max(1, num_tokens // documents.num_documents)
-        return num_tokens, num_pairs * num_windows_of(mean_tokens, QUESTION_TOKENS)
+        num_windows_2 = num_pairs * num_windows_of(mean_tokens, np.zeros(QUESTION_TOKENS, np.int32))
+        return _Work(num_tokens, *map(int, num_windows_2))
     # The size of all texts is that in the files, with what compression and encoding add: much, for a few texts.
     scale = 1.0 if num_sampled == documents.num_documents else documents.text_bytes / num_bytes
-    return round(num_tokens * scale), round(num_windows * scale)
+    return _Work(round(num_tokens * scale), *(round(number * scale) for number in num_windows_2.tolist()))

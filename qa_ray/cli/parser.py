@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from qa_ray.version import VERSION
 
 # The names of qa_ray.config.CONFIGS and TEMPLATES, here as words: a help page does not wait for what they need.
-JOBS = ("prepare", "answer", "evaluate", "finetune", "lengthen")
+JOBS = ("prepare", "answer", "evaluate", "finetune", "gate", "lengthen")
 TEMPLATES = (*JOBS, "calibrate")
 CHECKED_JOBS = ("answer", "finetune")  # those with --check
 DONE, FAILED, REFUSED, WITH_REJECTS, INTERRUPTED = 0, 1, 2, 3, 130
@@ -174,6 +174,28 @@ A run that was killed resumes from its last checkpoint when the same command is
 run again.
 
 read more: docs/how-to/fine-tune.md, docs/how-to/calibrate.md
+""",
+    ),
+    "gate": Verb(
+        "fit which windows of long documents are worth reading",
+        """\
+examples:
+  qa-ray init gate > gate.yaml
+  qa-ray gate gate.yaml documents=data/documents questions=data/questions
+  qa-ray answer answer.yaml windows.gate=gate 'windows.read={recall: 0.95}'
+
+reads:
+  documents           Parquet: document_id, text
+  questions           Parquet with gold answers: answers = [{text, start_char}];
+                      questions that are asked of many documents are fitted
+  model               the one that will answer: its tokenizer and windows
+
+writes:
+  OUTPUT/gate.parquet the gate, for windows.gate; or put it in a model's folder
+  a table to the standard output: the windows that keep 90 % to 99 % of the
+  answers, in documents held out, and the setting that reads them
+
+read more: docs/how-to/read-less.md
 """,
     ),
     "lengthen": Verb(

@@ -8,6 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from qa_ray.answering.plan import Plan
+from qa_ray.config.fields import as_yaml
 from qa_ray.io.document_table import DocumentTable
 from qa_ray.io.question_table import QuestionTable
 from qa_ray.output.folder import OutputFolder
@@ -35,6 +36,7 @@ def show_plan(plan: Plan, output: OutputFolder, resources: Resources, rejects: C
             "model": f"{plan.checkpoint.name} ({plan.checkpoint.fingerprint[:12]})",
             "windows": f"about {plan.num_windows:,} of at most {settings.max_tokens:,} tokens, "
             f"overlap {settings.overlap_tokens:,}",
+            **({"read": _read(plan)} if settings.read != "all" else {}),
             "output": plan.output,
             "state": _state(output),
             "actors": f"{actors} on {resources.device} in {resources.dtype}, each "
@@ -102,6 +104,15 @@ def _previous(plan: Plan) -> str:
     """How many answers of earlier runs there are."""
     outputs = counted(len(plan.previous.outputs), "earlier output")
     return f"{counted(plan.previous.num_answers, 'answer')} in {outputs}"
+
+
+def _read(plan: Plan) -> str:
+    """How many windows are read, and what chooses them."""
+    rule = as_yaml(plan.settings.model_dump(include={"read"}, exclude_none=True)["read"])
+    gate = plan.gate or plan.checkpoint.gate
+    share = plan.num_windows_read / max(1, plan.num_windows)
+    chosen_by = f"gate {gate}" if gate else "the words of the question (BM25)"
+    return f"about {plan.num_windows_read:,} of these windows ({share:.0%}) by {rule}, chosen by {chosen_by}"
 
 
 def _state(output: OutputFolder) -> str:

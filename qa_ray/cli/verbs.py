@@ -14,6 +14,7 @@ from qa_ray.config import (
     AnswerConfig,
     EvaluateConfig,
     FinetuneConfig,
+    GateConfig,
     LengthenConfig,
     PrepareConfig,
     read_config,
@@ -124,6 +125,19 @@ def finetune(arguments: argparse.Namespace, console: Console) -> int:
     return DONE
 
 
+def gate(arguments: argparse.Namespace, console: Console) -> int:
+    """Documents and questions with gold answers -> a gate."""
+    config = read_config(GateConfig, arguments.config, arguments.settings)
+    LOG.info(LOADING)
+    from qa_ray.cli.gate_table import gate_table
+    from qa_ray.training.fit_gate import fit_job
+
+    fitted = fit_job(config)
+    console.print(gate_table(fitted))
+    console.print(escape(f"gate: {fitted.place}"), soft_wrap=True, highlight=False)
+    return DONE
+
+
 def submit(arguments: argparse.Namespace, console: Console) -> int:
     """Runs one of the other verbs as a job on a Ray cluster, and follows its log."""
     config = read_config(CONFIGS[arguments.job], arguments.config, arguments.settings)
@@ -174,6 +188,7 @@ VERBS: dict[str, Callable[[argparse.Namespace, Console], int]] = {
     "answer": answer,
     "evaluate": evaluate,
     "finetune": finetune,
+    "gate": gate,
     "lengthen": lengthen,
     "submit": submit,
     "verify": verify,

@@ -8,6 +8,7 @@ packages. Importing this package loads neither torch, transformers, ray nor data
 from qa_ray.config.answer import AnswerConfig, Limits, RunnerSettings
 from qa_ray.config.evaluate import EvaluateConfig
 from qa_ray.config.finetune import FinetuneConfig, WorkerSettings
+from qa_ray.config.gate import GateConfig
 from qa_ray.config.lengthen import LengthenConfig
 from qa_ray.config.load import check_config, read_config, read_storage
 from qa_ray.config.prepare import PrepareConfig
@@ -18,6 +19,7 @@ __all__ = [
     "AnswerConfig",
     "EvaluateConfig",
     "FinetuneConfig",
+    "GateConfig",
     "JobConfig",
     "LengthenConfig",
     "Limits",
@@ -33,5 +35,6 @@ __all__ = [
 
 # By the verb of the command line.
 CONFIGS: dict[str, type[JobConfig]] = {
-    config.verb: config for config in (PrepareConfig, AnswerConfig, EvaluateConfig, FinetuneConfig, LengthenConfig)
+    config.verb: config
+    for config in (PrepareConfig, AnswerConfig, EvaluateConfig, FinetuneConfig, GateConfig, LengthenConfig)
 }

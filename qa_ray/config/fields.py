@@ -92,6 +92,8 @@ def _type(schema: dict[str, Any]) -> str:
     match schema.get("type"):
         case _ if "const" in schema:
             return f"`{schema['const']}`"
+        case _ if "$ref" in schema:
+            return "map"
         case "integer" | "number" as number:
             return f"{number} {_range(schema)}".strip()
         case "array" if "prefixItems" in schema:

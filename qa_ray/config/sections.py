@@ -98,7 +98,7 @@ def derived_settings(base: type[BaseModel], names: Iterable[str]) -> Any:
         if name in model_settings.ModelSettings.model_fields:
             annotation = annotation | None
             options = {"default": None, "json_schema_extra": {"model_default": field.default}}
-        fields[name] = (annotation, Field(description=field.description, **options))
+        fields[name] = (annotation, Field(description=field.description, examples=field.examples, **options))
     return create_model("DerivedSettings", __base__=Section, **fields)
 
 
@@ -123,12 +123,18 @@ class Columns(Section):
 
 
 class WindowSettings(derived_settings(model_settings.WindowSettings, model_settings.WindowSettings.model_fields)):
-    """How documents are cut into windows."""
+    """How documents are cut into windows, and which of them are read."""
 
     long_questions: Literal["reject", "truncate"] = Field(
         default="reject",
         description="What happens to a question of more than max_question_tokens: it becomes a reject, or is truncated "
         "to that length.",
+    )
+    gate: Place | None = Field(
+        default=None,
+        description="Fitted gate that chooses the windows which `read` leaves: the output of `qa-ray gate`. If unset, "
+        "the model's own, if there is one in its folder.",
+        examples=["gate"],
     )
 
 

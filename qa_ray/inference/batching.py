@@ -21,7 +21,10 @@ from qa_ray.schemas import BatchSize, Layout, Windows
 
 
 class Pair(NamedTuple):
-    """A question asked of a document: token ids of both, and the document's windows for this question's length."""
+    """A question asked of a document: token ids of both, and the windows that are read for it.
+
+    Of a document that is read in part, the tokens are those of these windows, and the windows are ranges of them.
+    """
 
     document_ids_T: np.ndarray
     question_ids: np.ndarray

@@ -11,6 +11,8 @@ import numpy as np
 import torch
 
 from qa_ray.errors import ConfigError, InputError
+from qa_ray.gate.choice import only
+from qa_ray.gate.files import open_selector
 from qa_ray.inference.batching import Pair, logits
 from qa_ray.inference.decoding import answer_pairs
 from qa_ray.inference.settings import InferenceSettings, check_names, resolve_settings
@@ -27,7 +29,7 @@ from qa_ray.model.device import (
 from qa_ray.model.proof import prove
 from qa_ray.model.runner import Model
 from qa_ray.model.tokenizer import Tokenizer
-from qa_ray.schemas import BatchSize, ReadableDocument, Tokens
+from qa_ray.schemas import BatchSize, ReadableDocument, ReadPart, Tokens
 
 # Documents are answered in groups of this many (token, question) pairs, or fewer where memory is short, however long
 # they are. Logits, ranked logits, boosts and reaches take 32 bytes for each, 130 MB in all; the answer to a pair takes
@@ -41,7 +43,8 @@ class Reader:
     """Answers questions about documents of any length.
 
     ``model`` is ``default``, a folder, a URI or a hub id. ``settings`` are those of inference.settings
-    (``max_tokens=512``, ``n_best=3``, …); one that is None or absent is the model's own. ``threads`` are those of the
+    (``max_tokens=512``, ``n_best=3``, …); one that is None or absent is the model's own. ``gate`` is a fitted gate
+    (``qa-ray gate``) that chooses windows where ``read`` is not all. ``threads`` are those of the
     forward pass on a CPU: all that torch and the container allow; but 1 if torch was loaded before ``qa_ray.Reader``,
     because its threads then spin while they wait for each other, which is slow beside other processes.
 
@@ -62,6 +65,7 @@ class Reader:
         forward: str = "auto",
         batch_tokens: int | None = None,
         threads: int | None = None,
+        gate: str | None = None,
         **settings: Any,
     ):
         check_names(settings, [*inspect.getfullargspec(Reader).kwonlyargs, *InferenceSettings.model_fields])
@@ -71,6 +75,7 @@ class Reader:
         self.layout = self.tokenizer.layout()
         proof = prove(checkpoint, self.tokenizer)
         self.settings = resolve_settings(checkpoint, self.layout, proof.max_tokens, **settings)
+        self.selector = open_selector(self.settings.read, gate, checkpoint, self.tokenizer)
         self.model = Model(
             checkpoint.folder,
             document_type_id=self.layout.document_type_id,
@@ -159,11 +164,14 @@ class Reader:
         """The fields of each pair; of one half of the group after the other if they do not fit into memory at once."""
         try:
             with self.model.stopwatch.stage("assemble"):
-                pairs = [self.pair(documents[d], question, settings) for d, question in group]
+                parts, pairs = zip(*(self._part(documents[d], q, settings) for d, q in group), strict=True)
                 pair_logits = logits(self.model, self.layout, pairs, on_batch)
             with self.model.stopwatch.stage("decode"):
-                answers = answer_pairs([documents[d] for d, _ in group], pairs, pair_logits, settings)
-            return [fields | {"num_windows": len(pair.windows)} for pair, fields in zip(pairs, answers, strict=True)]
+                answers = answer_pairs(parts, pairs, pair_logits, settings)
+            return [
+                fields | {"num_windows": part.num_windows, "num_windows_read": len(pair.windows)}
+                for fields, part, pair in zip(answers, parts, pairs, strict=True)
+            ]
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -178,9 +186,25 @@ class Reader:
         return [fields for half in halves for fields in half]
 
     def pair(self, document: ReadableDocument, question: np.ndarray, settings: InferenceSettings) -> Pair:
-        """The document with this question (token ids), cut into windows."""
+        """The document with this question (token ids), cut into all of its windows."""
         room = settings.max_tokens - self.layout.num_special_tokens - len(question)
         return Pair(document.tokens.ids_T, question, windows(len(document.tokens), room, settings.overlap_tokens))
+
+    def num_read(self, document: ReadableDocument, question: np.ndarray) -> int:
+        """How many windows of the document are read for this question (token ids)."""
+        return self.selector.num_read(question, len(self.pair(document, question, self.settings).windows))
+
+    def _part(
+        self, document: ReadableDocument, question: np.ndarray, settings: InferenceSettings
+    ) -> tuple[ReadPart, Pair]:
+        """What is read of the document for this question, and the same as a pair."""
+        pair = self.pair(document, question, settings)
+        chosen = self.selector.choose(pair.document_ids_T, question, pair.windows)
+        if chosen is None:
+            return ReadPart(document, document.tokens, len(pair.windows)), pair
+        read, token_T = only(pair.windows, chosen)
+        tokens = Tokens(*(column[token_T] for column in document.tokens))
+        return ReadPart(document, tokens, len(pair.windows), token_T), Pair(tokens.ids_T, question, read)
 
     def _tokens(self, text: str) -> Tokens:
         _check_text("document", text)

@@ -26,8 +26,9 @@ from qa_ray.model.config_checks import check_config, check_weight_types
 from qa_ray.model.families import find_family
 from qa_ray.model.settings import ModelSettings
 
-NEEDED_FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
 SETTINGS_FILE = "qa_ray.json"
+GATE_FILE = "gate.parquet"
+NEEDED_FILES = ("*.json", "*.safetensors", "*.txt", "*.model", GATE_FILE)
 # An id on the hub, and a branch, a tag, a commit or a reference such as refs/pr/1.
 HUB_ID = re.compile(r"([\w-][\w.-]*(?:/[\w.-]+)?)(?:@([\w.-]+(?:/[\w.-]+)*))?")
 
@@ -39,9 +40,15 @@ class Checkpoint:
     name: str
     folder: str
     settings: ModelSettings
-    fingerprint: str  # sha256 over weights, config, tokenizer and settings
+    fingerprint: str  # sha256 over weights, config, tokenizer, settings and gate
     family: str  # model_type of the config.json
     has_head: bool  # for question answering; without one, training starts with a new head
+
+    @property
+    def gate(self) -> str | None:
+        """The gate in the folder (qa_ray.gate), if it has one."""
+        path = Path(self.folder) / GATE_FILE
+        return str(path) if path.is_file() else None
 
 
 def open_checkpoint(name: str, *, needs_head: bool = True) -> Checkpoint:

@@ -3,6 +3,7 @@
 Special tokens that occur literally in a text (``</s>``, ``[SEP]``, ``<mask>``) are tokenized as text.
 """
 
+import hashlib
 from functools import lru_cache
 
 import numpy as np
@@ -107,6 +108,12 @@ class Tokenizer:
     def save(self, folder: str) -> None:
         """Writes the tokenizer into a model's folder, unchanged."""
         AutoTokenizer.from_pretrained(self._folder, trust_remote_code=False).save_pretrained(folder)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the vocabulary: what token ids mean."""
+        tokens = sorted(self.vocabulary.items(), key=lambda item: item[1])
+        return hashlib.sha256("\0".join(f"{token}\0{token_id}" for token, token_id in tokens).encode()).hexdigest()
 
     @property
     def vocabulary(self) -> dict[str, int]:

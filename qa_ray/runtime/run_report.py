@@ -19,6 +19,7 @@ def run_figures(counts: Counts, resources: Mapping[str, Any]) -> dict[str, Any]:
     """Throughput, padding, batch size, resources and peak memory (MiB) of a run, for run.json and the manifest."""
     return {
         "windows_this_run": counts.windows,
+        "windows_left_out": counts.windows_left_out,
         "windows_per_second": round(counts.windows_per_second, 2),
         "padding_fraction": round(counts.padding_fraction, 4),
         "batch_tokens": counts.batch_tokens,

@@ -17,6 +17,7 @@ from qa_ray.schemas import BatchSize
 COUNTERS = {
     "documents": "documents finished",
     "windows": "windows computed by the model",
+    "windows_left_out": "windows that were not read, because windows.read chose others",
     "tokens": "tokens computed by the model, without padding",
     "computed_tokens": "tokens computed by the model, with padding",
     "answers": "questions answered, null answers included",
@@ -34,6 +35,7 @@ class Counts:
     documents: int = 0
     documents_waiting: int = 0  # tokenized, not answered yet
     windows: int = 0
+    windows_left_out: int = 0  # of the documents answered, not read
     tokens: int = 0
     computed_tokens: int = 0  # with padding
     answers: int = 0
@@ -112,6 +114,7 @@ class RunStats:
         worker: str,
         documents: int,
         answers: int,
+        windows_left_out: int,
         rejects: list[dict[str, Any]],
         seconds: Mapping[str, float],
         peak_bytes: int,
@@ -122,12 +125,14 @@ class RunStats:
         # A block that is answered again after its actor died was tokenized only once.
         counts.documents_waiting = max(0, counts.documents_waiting - documents)
         counts.answers += answers
+        counts.windows_left_out += windows_left_out
         counts.peak_actor_bytes = max(counts.peak_actor_bytes, peak_bytes)
         reasons = Counter(row["reason"] for row in rejects)
         counts.rejects.update(reasons)
         self._last_detail = rejects[-1]["detail"] if rejects else self._last_detail
         self._metrics.add("documents", documents)
         self._metrics.add("answers", answers)
+        self._metrics.add("windows_left_out", windows_left_out)
         for reason, count in reasons.items():
             self._metrics.add("rejects", count, reason=reason)
         self._metrics.documents_waiting.set(counts.documents_waiting)

@@ -30,6 +30,7 @@ from qa_ray.errors import JobError
 from qa_ray.io.storage import configure_s3, file_sha256, join, list_sizes, open_filesystem, read_text
 from qa_ray.log import LOG, PROGRESS, logged_to
 from qa_ray.model.checkpoint import SETTINGS_FILE
+from qa_ray.model.settings import WindowSettings
 from qa_ray.output.acquire import acquire_output
 from qa_ray.output.folder import OutputFolder, check_writable, inspect_output
 from qa_ray.output.publish import publish
@@ -159,9 +160,8 @@ def training_job(plan: FinetunePlan, num_threads: int) -> TrainingJob:
         model=plan.model,
         averaged_with=plan.averaged_with,
         proof=plan.proof,
-        max_tokens=plan.settings.max_tokens,
-        overlap_tokens=plan.settings.overlap_tokens,
-        max_question_tokens=plan.settings.max_question_tokens,
+        windows=WindowSettings(**plan.settings.model_dump(include=set(WindowSettings.model_fields))),
+        gate=plan.gate,
         optimizer=OptimizerSettings(
             **{name: getattr(training, name) for name in OptimizerSettings.__dataclass_fields__}
         ),

@@ -8,6 +8,7 @@ import numpy as np
 
 from qa_ray.config import FinetuneConfig
 from qa_ray.errors import ConfigError
+from qa_ray.gate.files import open_selector
 from qa_ray.inference.settings import InferenceSettings, resolve_settings
 from qa_ray.io.document_ids import hashes_by_file
 from qa_ray.io.document_table import DocumentTable, open_documents
@@ -19,6 +20,7 @@ from qa_ray.io.storage import absolute_uri
 from qa_ray.log import LOG
 from qa_ray.model.checkpoint import model_anywhere, open_checkpoint
 from qa_ray.model.proof import Proof, prove
+from qa_ray.model.settings import WindowSettings
 from qa_ray.model.tokenizer import Tokenizer
 from qa_ray.training.trainer import check_averageable, check_gradient_checkpointing
 from qa_ray.version import VERSION
@@ -37,6 +39,7 @@ class FinetunePlan:
     proof: Proof  # of the model
     output: str
     settings: InferenceSettings
+    gate: str | None  # besides the model's own
     window_tokens: tuple[int, ...]
     training_tables: tuple[DocumentTable, QuestionTable]
     validation_tables: tuple[DocumentTable, QuestionTable] | None  # None: some training documents are held out
@@ -65,8 +68,10 @@ def make_plan(config: FinetuneConfig) -> FinetunePlan:
     layout = tokenizer.layout()
     proof = prove(checkpoint, tokenizer)
     settings = resolve_settings(
-        checkpoint, layout, proof.max_tokens, **config.windows.model_dump(exclude={"long_questions"})
+        checkpoint, layout, proof.max_tokens, **config.windows.model_dump(exclude={"long_questions", "gate"})
     )
+    gate = absolute_uri(config.windows.gate) if config.windows.gate else None
+    selector = open_selector(settings.read, gate, checkpoint, tokenizer)
     window_tokens = tuple(config.training.window_tokens or [settings.max_tokens])
     shortest = settings.max_question_tokens + layout.num_special_tokens + MIN_DOCUMENT_TOKENS
     longest = proof.max_tokens
@@ -105,9 +110,8 @@ def make_plan(config: FinetuneConfig) -> FinetunePlan:
         **{f"columns.{name}": value for name, value in config.columns.model_dump().items()},
         "model": checkpoint.fingerprint,
         "window_tokens": list(window_tokens),
-        "windows": {
-            name: getattr(settings, name) for name in type(config.windows).model_fields if hasattr(settings, name)
-        },
+        "windows": settings.model_dump(include=set(WindowSettings.model_fields)),
+        "windows.gate": selector.gate and selector.gate.fingerprint,
         "long_questions": config.windows.long_questions,
         **{f"training.{name}": value for name, value in training.items()},
         "training.averaged_with": [other.fingerprint for other in averaged_checkpoints],
@@ -121,6 +125,7 @@ def make_plan(config: FinetuneConfig) -> FinetunePlan:
         proof=proof,
         output=absolute_uri(config.output),
         settings=settings,
+        gate=gate,
         window_tokens=window_tokens,
         training_tables=training_tables,
         validation_tables=validation_tables,

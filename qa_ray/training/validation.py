@@ -144,12 +144,12 @@ def _evaluate(
     return evaluate_pairs([row.gold for row in rows], predictions, metric)
 
 
-def published_settings(base: ModelSettings, windows: Mapping[str, int], fitted: Mapping[str, Any]) -> dict[str, Any]:
+def published_settings(base: ModelSettings, windows: Mapping[str, Any], fitted: Mapping[str, Any]) -> dict[str, Any]:
     """The settings in a trained model's ``qa_ray.json``: the base model's, with the job's windows and the fitted ones.
 
     Other keys of the base model's file (its data, its scores) describe other weights and are not copied.
     """
-    return {**base.model_dump(include=set(type(base).model_fields)), **windows, **fitted}
+    return {**base.model_dump(include=set(type(base).model_fields), exclude_none=True), **windows, **fitted}
 
 
 def _mean(values: Any) -> float:

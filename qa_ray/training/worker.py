@@ -20,9 +20,10 @@ from ray import train
 from ray.train.torch import get_device, prepare_model
 from torch import nn
 
+from qa_ray.gate.files import gate_bytes
 from qa_ray.inference.reader import Reader
 from qa_ray.io.storage import configure_s3
-from qa_ray.model.checkpoint import SETTINGS_FILE, open_checkpoint
+from qa_ray.model.checkpoint import GATE_FILE, SETTINGS_FILE, open_checkpoint
 from qa_ray.model.device import use_threads
 from qa_ray.model.proof import Proof, trust
 from qa_ray.model.settings import WindowSettings
@@ -60,9 +61,8 @@ class TrainingJob:
     model: str
     averaged_with: tuple[str, ...]  # models
     proof: Proof  # of the driver's copy of the model
-    max_tokens: int  # of windows in validation and inference
-    overlap_tokens: int
-    max_question_tokens: int
+    windows: WindowSettings  # in validation, and of the saved model
+    gate: str | None  # of these windows, besides the model's own
     optimizer: OptimizerSettings
     window_tokens: tuple[int, ...]  # of windows in training
     positives: float
@@ -150,7 +150,7 @@ class _Worker:
             self.documents,
             self.layout,
             max_tokens=job.window_tokens,
-            overlap_tokens=job.overlap_tokens,
+            overlap_tokens=job.windows.overlap_tokens,
             positives=job.positives,
             negatives=job.negatives,
             seed=job.optimizer.seed,
@@ -177,8 +177,7 @@ class _Worker:
         if not self.base.has_head:
             self._say("epoch 0 is left out: the question-answering head is new and knows nothing before training")
             return
-        windows = {name: getattr(job, name) for name in WindowSettings.model_fields}
-        reader = self._reader(self.folder, **windows)
+        reader = self._reader(self.folder, gate=job.gate, **job.windows.model_dump())
         with start_explained(job.model, job.optimizer):
             summary = self._validate(reader, "validating the model before training")
         self._add_figures(0, summary)
@@ -189,6 +188,8 @@ class _Worker:
             folder = Path(scratch) / MODEL
             self.trainer.save_pretrained(folder, job.saved_dtype)
             self.tokenizer.save(str(folder))
+            if gate := job.gate or self.base.gate:
+                (folder / GATE_FILE).write_bytes(gate_bytes(gate))
             self._write_settings(folder, {})
             # The same family, tokenizer and layout as the model that training started from, which was proved.
             trust(replace(job.proof, fingerprint=open_checkpoint(str(folder)).fingerprint))
@@ -251,9 +252,7 @@ class _Worker:
         """The quality of the reader's answers to the validation questions of all workers."""
         # Of this worker, which stands for the others.
         num_windows = sum(
-            len(reader.pair(document, question, reader.settings).windows)
-            for document, _, _ in self.validation
-            for question in document.questions
+            reader.num_read(document, question) for document, _, _ in self.validation for question in document.questions
         )
         self._begin(phase, num_windows)
         answers = answer_validation(reader, self.validation, self._on_batch)
@@ -265,7 +264,7 @@ class _Worker:
 
     def _write_settings(self, folder: Path, fitted: dict[str, Any]) -> None:
         job = self.job
-        windows = {name: getattr(job, name) for name in WindowSettings.model_fields}
+        windows = job.windows.model_dump(exclude_none=True)
         settings = published_settings(self.base.settings, windows, fitted)
         settings |= job.about | {"epoch": self.progress.epoch}
         (folder / SETTINGS_FILE).write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

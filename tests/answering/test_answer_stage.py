@@ -40,6 +40,7 @@ def test_an_actor_loads_its_model_with_one_thread_since_ray_calls_it_in_another(
     settings = ActorSettings(
         storage=StorageSettings().model_dump(),
         model=models["bert"],
+        gate=None,
         proof=proof,
         id_column="document_id",
         inference=resolve_settings(checkpoint, tokenizer.layout(), proof.max_tokens),

@@ -90,6 +90,7 @@ def write_parts(config: AnswerConfig, answers: list[dict[str, Any]], ids: list[s
             own_answers = [row for row in answers if row["document_id"] == document["document_id"] in ids]
             num_windows = sum(row["num_windows"] for row in own_answers)
             row = {"answers": own_answers, "rejects": [], "num_tokens": 1, "num_windows": num_windows}
+            row["num_windows_read"] = num_windows
             row["text_sha256"] = own_answers[0]["text_sha256"] if own_answers else None
             rows += [row | {name: document[name] for name in ("document_id", "length")}] if own_answers else []
         schema = pa.schema([("document_id", pa.string()), ("length", pa.int64()), *PART])

@@ -17,7 +17,7 @@ from qa_ray import Reader
 from qa_ray.evaluation.squad import squad1_scores
 from qa_ray.inference.batching import logits
 from qa_ray.inference.decoding import answer_pairs
-from qa_ray.schemas import Ranking, ReadableDocument
+from qa_ray.schemas import Ranking, ReadableDocument, ReadPart
 
 RANKINGS: tuple[Ranking, ...] = ("logit", "logit_minus_null")
 LEXICAL_WEIGHTS = (0.0, 0.2, 0.4, 0.6)
@@ -39,9 +39,8 @@ def main(path: str, model: str = "default", num_articles: str = "7", num_questio
         totals["questions"] += len(gold)
         for ranking, weight in product(RANKINGS, LEXICAL_WEIGHTS):
             settings = reader.settings.model_copy(update={"ranking": ranking, "lexical_weight": weight})
-            for qa, answer in zip(
-                gold, answer_pairs([document] * len(pairs), pairs, pair_logits, settings), strict=True
-            ):
+            parts = [ReadPart(document, document.tokens, len(pair.windows)) for pair in pairs]
+            for qa, answer in zip(gold, answer_pairs(parts, pairs, pair_logits, settings), strict=True):
                 best = answer["n_best"][0]["answer"]
                 exact, f1 = squad1_scores(best, [answer["text"] for answer in qa["answers"]])
                 totals[f"{ranking} {weight} EM"] += exact

@@ -22,6 +22,7 @@ ROW = {
     "n_best": [],
     "snippet": "Ada Vane built\nthe lighthouse.",
     "num_windows": 1,
+    "num_windows_read": 1,
     "model_fingerprint": "f",
 }
 COUNTS = {"answers": 2, "documents": 1, "windows": 2, "tokens": 1000}

@@ -14,7 +14,7 @@ TABLES = {"documents": "d", "questions": "q", "output": "o"}
 
 def answer_settings() -> dict:
     config = check_config(AnswerConfig, TABLES, "test")
-    return config.windows.model_dump(exclude={"long_questions"}) | config.answers.model_dump()
+    return config.windows.model_dump(exclude={"long_questions", "gate"}) | config.answers.model_dump()
 
 
 def test_every_setting_of_inference_is_a_key_of_windows_or_answers():

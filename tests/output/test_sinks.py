@@ -28,7 +28,8 @@ PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "add-a-sink.md"
 SPAN = {"answer": "Ada, „Vane“\n", "start_char": 0, "stop_char": 9, "score": 0.5}
 ROW = {
     "document_id": "a", "question_id": "q", "question": "谁？", **SPAN, "no_answer_score": None, "n_best": [SPAN],
-    "snippet": "x\u2028y", "num_windows": 1, "model_fingerprint": "m", "run_id": "r", "text_sha256": "t",
+    "snippet": "x\u2028y", "num_windows": 1, "num_windows_read": 1, "model_fingerprint": "m", "run_id": "r",
+    "text_sha256": "t",
 }  # fmt: skip
 NO_ANSWER = dict.fromkeys(ROW) | {"document_id": "b", "question_id": "q", "n_best": []}
 

@@ -30,11 +30,12 @@ def test_batches_are_summed_and_the_smallest_batch_limit_is_kept(stats: RunStats
 def test_documents_are_waiting_between_tokenizing_and_answering(stats: RunStats):
     tokenize, answer = stats.register("tokenize"), stats.register("answer")
     stats.add_tokenized(tokenize, 5, {"tokenize": 1.0})
-    stats.add_block(answer, 3, 6, [{"reason": "no_tokens", "detail": "?"}], {"forward": 2.0, "write": 0.5}, 7)
-    stats.add_block(answer, 1, 2, [], {"forward": 1.0}, 5)
+    stats.add_block(answer, 3, 6, 40, [{"reason": "no_tokens", "detail": "?"}], {"forward": 2.0, "write": 0.5}, 7)
+    stats.add_block(answer, 1, 2, 2, [], {"forward": 1.0}, 5)
     counts = stats.counts()
     assert (counts.documents, counts.documents_waiting, counts.answers) == (6, 1, 8)
     assert counts.rejects == {"no_tokens": 1}
+    assert counts.windows_left_out == 42
     assert counts.seconds == {"tokenize": 1.0, "forward": 3.0, "write": 0.5}
     assert counts.peak_actor_bytes == 7
     assert counts.busy_share["answer-1"] > counts.busy_share["tokenize-1"] > 0
@@ -42,9 +43,9 @@ def test_documents_are_waiting_between_tokenizing_and_answering(stats: RunStats)
 
 def test_the_reason_to_stop_says_how_to_go_on_and_that_another_input_is_another_run(stats: RunStats):
     answer, reject = stats.register("answer"), {"reason": "empty_text", "detail": "document 'd7' has an empty text"}
-    stats.add_block(answer, 5, 0, [reject] * 5, {}, 7)
+    stats.add_block(answer, 5, 0, 0, [reject] * 5, {}, 7)
     assert stats.abort_reason() is None
-    stats.add_block(answer, 1, 0, [reject], {}, 7)
+    stats.add_block(answer, 1, 0, 0, [reject], {}, 7)
     assert stats.abort_reason() == (
         "6 of 10 questions were rejected already (empty_text 6), more than limits.max_rejected_fraction=0.5; the last "
         "one: document 'd7' has an empty text; raise the limit and run the same command again: finished documents are "

@@ -44,7 +44,8 @@ def plan_of(
 
 def part_of(ids: Sequence[str], rejected: str | None = None, **columns: Sequence[Any]) -> pa.Table:
     """A part file with an answer for each document, but a reject for one; ``columns`` are passed through."""
-    answer = {"question_id": "q", "question": "Who?", "answer": "Ada", "score": 0.5, "n_best": [], "num_windows": 1}
+    answer = {"question_id": "q", "question": "Who?", "answer": "Ada", "score": 0.5, "n_best": []}
+    answer |= {"num_windows": 1, "num_windows_read": 1}
     reject = {"question_id": "q", "stage": "logits", "reason": "process_died", "detail": ""}
     rows = [
         {
@@ -52,6 +53,7 @@ def part_of(ids: Sequence[str], rejected: str | None = None, **columns: Sequence
             "rejects": [reject] if id_ == rejected else [],
             "num_tokens": 1,
             "num_windows": 1,
+            "num_windows_read": 1,
             "text_sha256": "t",
         }
         for id_ in ids
