@@ -73,7 +73,7 @@ def test_the_counts_are_exported_to_prometheus_without_any_text(ray_session: Non
     worker = ray.get(actor.register.remote("answer"))
     actor.add_batch.remote(BatchSize(2, 90, 100, 800))
     actor.add_tokenized.remote(worker, 5, {"tokenize": 0.5})
-    actor.add_block.remote(worker, 3, 6, [{"reason": "no_tokens", "detail": "secret"}], {"forward": 1.5}, 7)
+    actor.add_block.remote(worker, 3, 6, 40, [{"reason": "no_tokens", "detail": "secret"}], {"forward": 1.5}, 7)
     (node,) = ray.nodes()
     url = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
     counters = {
