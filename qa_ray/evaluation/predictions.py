@@ -4,7 +4,6 @@ All texts are held in memory. Of the Parquet files only the columns in use are r
 questions, or in one of documents whose column QUESTIONS holds lists of them.
 """
 
-import json
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
@@ -14,6 +13,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from qa_ray.errors import InputError
+from qa_ray.io.json_text import parse_json
 from qa_ray.io.parquet_listing import list_parquet
 from qa_ray.io.partitions import partition_types, partition_values
 from qa_ray.io.storage import join, open_filesystem, open_parquet, read_text
@@ -165,13 +165,14 @@ def _values(row: dict[str, Any], columns: Sequence[str | None]) -> list[Any]:
 
 
 def _read_json(uri: str) -> dict[str, str]:
+    remedy = "write {question_id: text} in UTF-8"
     try:
         text = read_text(uri)
-        texts = {} if text is None else json.loads(text)
-    except ValueError as error:
-        raise InputError(f"answers: {uri!r} is not JSON ({error}); write {{question_id: text}} in UTF-8") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"answers: {uri!r} is not JSON: {error}; {remedy}") from error
     if text is None:
         raise InputError(f"answers: no such file: {uri!r}; give a job's output folder, Parquet, or predictions in JSON")
+    texts = parse_json(text.removeprefix("\ufeff"), f"answers: {uri!r}", remedy)
     if not isinstance(texts, dict):
         raise InputError(
             f"answers: {uri!r} contains a {type(texts).__name__}, not an object; write {{question_id: text}}"
@@ -235,6 +236,8 @@ def _rows(uri: str, table: str, required: Sequence[str], optional: Sequence[str 
             for name, value in partition_values(path, listing.root).items()
             if name in wanted and name not in names
         }
+        if repeated := [name for name in names if name in wanted and names.count(name) > 1]:
+            raise InputError(f"{table}: {path!r} has two columns {repeated[0]!r}; drop or rename one of them")
         missing = [column for column in required if column not in names and column not in folders]
         if missing and file.metadata.num_rows:
             columns = ", ".join(names)

@@ -145,6 +145,9 @@ def test_missing_gold_is_unknown_and_an_empty_list_is_no_answer(tmp_path: Path, 
         ("Ada", "'answers' is the text 'Ada', which is not JSON; write it as [{\"text\": …, \"answer_start\": …}]"),
         ("__import__('os').getcwd()", "which is not JSON"),
         ("(" * 5000, "which is not JSON"),
+        ("{[1]: 2}", "which is not JSON"),
+        ('{"text": ["a"], "text": ["b"]}', "an object has the key 'text' twice; keep one of them"),
+        ("[{'text': 'a', 'text': 'b', 'answer_start': nan}]", "an object has the key 'text' twice; keep one"),
         (7, "'answers' is 7, not a list; fix the source"),
         ([{"text": NAN}], "answers[0]: 'text' is nan, not text; fix the source"),
         ([["Ada"]], "answers[0]: ['Ada'] is not an object with 'text' (text); fix the source"),
@@ -282,7 +285,7 @@ def test_ids_of_databases_are_text(tmp_path: Path):
 
 def test_a_key_that_occurs_twice_is_an_error_not_a_loss(tmp_path: Path):
     (tmp_path / "dev.json").write_text('{"data": [{"paragraphs": [{"context": "x", "qas": [{"id": 1}], "qas": []}]}]}')
-    with pytest.raises(InputError, match=r"dev.json' is not JSON: an object has the key 'qas' twice; fix it"):
+    with pytest.raises(InputError, match=r"dev.json': an object has the key 'qas' twice; keep one of them"):
         prepare(f"{tmp_path}/dev.json", f"{tmp_path}/out")
 
 

@@ -18,12 +18,12 @@ import pyarrow as pa
 
 from qa_ray.errors import InputError
 from qa_ray.io import storage
+from qa_ray.io.json_text import parse_json
 from qa_ray.preparation.encoding import decode, decode_head
 from qa_ray.preparation.gold import settle
 from qa_ray.preparation.question_rows import question_row
 from qa_ray.preparation.sources.base import RecordStream, Source, SourceRecord, unique_name
 from qa_ray.preparation.sources.files import list_source, source_files, suffix_of
-from qa_ray.preparation.sources.tables import parse_json
 from qa_ray.preparation.values import Row, checked_value, identifier
 
 PARAGRAPH_BREAK = "\n\n"

@@ -9,7 +9,6 @@ import io
 import itertools
 import json
 import sys
-from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
 from typing import Any
@@ -19,6 +18,7 @@ import pyarrow as pa
 
 from qa_ray.errors import InputError
 from qa_ray.io import storage
+from qa_ray.io.json_text import parse_json
 from qa_ray.io.partitions import partition_values
 from qa_ray.io.storage_errors import reading
 from qa_ray.preparation.encoding import decode
@@ -168,27 +168,6 @@ def _json_values(text: str, file: str) -> Iterator[tuple[str, Any]]:
         yield from ((f"{file!r}: [{i}]", row) for i, row in enumerate(value))
     else:
         yield f"{file!r}, line 1", value
-
-
-def parse_json(text: str, place: str, remedy: str) -> Any:
-    """The value of a JSON text, which may have NaN.
-
-    Raises:
-        InputError: it is not JSON, or nested too deeply.
-    """
-    try:
-        return json.loads(text, object_pairs_hook=_object)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{place} is not JSON: {error}; {remedy}") from error
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Of two values of one key, Python would keep only the last."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        repeated = Counter(key for key, _ in pairs).most_common(1)[0][0]
-        raise ValueError(f"an object has the key {repeated!r} twice")
-    return found
 
 
 def _is_json(line: str) -> bool:
