@@ -167,6 +167,18 @@ def test_questions_from_a_text_file_are_asked_of_every_document(letters: Path, t
     assert ids(tmp_path / "out") == ["a"]
 
 
+@pytest.mark.parametrize("line_end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_each_line_is_a_question_whatever_system_wrote_it(
+    letters: Path, tmp_path: Path, line_end: str, encoding: str
+):
+    lines = ["Who?", "", " \t", "Where\u2028exactly?", ""]
+    (tmp_path / "q.txt").write_bytes(line_end.join(lines).encode(encoding))
+    prepare(str(letters), f"{tmp_path}/out", questions=f"{tmp_path}/q.txt")
+    questions = [(row["question_id"], row["question"]) for row in rows(tmp_path / "out", "questions")]
+    assert questions == [("q1", "Who?"), ("q2", "Where\u2028exactly?")]
+
+
 def test_a_file_that_is_not_utf_8_is_rejected_with_the_questions_about_it(letters: Path, tmp_path: Path):
     questions = tmp_path / "q.jsonl"
     lines: list[dict[str, Any]] = [

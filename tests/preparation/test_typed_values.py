@@ -211,6 +211,21 @@ def test_the_error_for_a_broken_csv_file_gives_the_line(tmp_path: Path, content:
         prepare(f"{tmp_path}/a.csv", f"{tmp_path}/out")
 
 
+@pytest.mark.parametrize("line_end", ["\n", "\r\n", "\r"])
+def test_lines_of_all_systems_are_read_as_csv_and_as_json(tmp_path: Path, line_end: str):
+    csv_lines = ["", "id;context;question", '1;"Ada\nwas";Who?', "", "2;Bob;Who?", ""]
+    json_lines = [json.dumps(line) for line in LINES]
+    lines = {"a.csv": csv_lines, "a.jsonl": ["", json_lines[0], "", json_lines[1], ""]}
+    for encoding in ("utf-8", "utf-8-sig", "utf-16"):
+        for name, each in lines.items():
+            (tmp_path / encoding).mkdir(exist_ok=True)
+            (tmp_path / encoding / name).write_bytes(line_end.join(each).encode(encoding))
+            output = f"{tmp_path}/out/{encoding}/{name}"
+            result = prepare(f"{tmp_path}/{encoding}/{name}", output)
+            assert (result.questions, result.rejects) == (2, 0)
+            assert rows(output, "documents")[0]["text"] == ("Ada\nwas" if name == "a.csv" else LINES[0]["context"])
+
+
 def test_a_csv_file_with_the_line_ends_of_old_macs_is_read(tmp_path: Path):
     (tmp_path / "a.csv").write_bytes(b"id;context;question\r1;Ada;Who?\r2;Bob;Who?\r")
     prepare(f"{tmp_path}/a.csv", f"{tmp_path}/out")
