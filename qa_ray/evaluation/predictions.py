@@ -19,6 +19,7 @@ from qa_ray.io.partitions import partition_types, partition_values
 from qa_ray.io.storage import join, open_filesystem, open_parquet, read_text
 from qa_ray.io.table_files import open_table
 from qa_ray.log import LOG
+from qa_ray.wording import counted
 
 QUESTIONS = "questions"
 
@@ -106,7 +107,7 @@ def read_golds(uri: str, columns: Sequence[str | None] = ()) -> tuple[list[Gold]
     Raises:
         InputError: an unusable path, column or file; no gold answers.
     """
-    golds, num_without = [], 0
+    golds, num_without, num_blank = [], 0, 0
     for row in _question_rows(uri, ["document_id", *columns]):
         document_id, question_id = _string(row, "document_id"), str(row["question_id"])
         if row["answers"] is None:
@@ -117,7 +118,11 @@ def read_golds(uri: str, columns: Sequence[str | None] = ()) -> tuple[list[Gold]
         except (TypeError, KeyError) as error:
             place = f"{question_name(document_id, question_id)} in {uri!r}"
             raise InputError(f"questions: {place} has gold {row['answers']!r}; give a list of {{text, …}}") from error
-        golds.append(Gold(document_id, question_id, texts, _values(row, columns)))
+        answers = [text for text in texts if text.strip()]
+        num_blank += len(texts) - len(answers)
+        golds.append(Gold(document_id, question_id, answers, _values(row, columns)))
+    if num_blank:
+        LOG.info("questions: %s with a blank text, left out", counted(num_blank, "gold answer"))
     if not golds:
         raise InputError(f"questions: no gold answers in the {num_without} rows of {uri!r}; fill the column 'answers'")
     return golds, num_without

@@ -16,6 +16,7 @@ from qa_ray.errors import InputError
 from qa_ray.io.json_text import RepeatedKeyError, unique_object
 from qa_ray.preparation.values import NOTHING, Row, checked_value, is_missing, start_char
 
+BLANK = "with a blank text, left out"
 NEGATIVE = "with a negative start_char, read as unknown"
 CONTRADICTED = "left out, because is_impossible is true"
 ANSWERABLE = "missing though is_impossible is false, read as unknown"
@@ -106,12 +107,16 @@ def _python_value(node: ast.expr) -> Any:
 def settle(text: str | None, questions: Sequence[Row], notes: Counter[str]) -> None:
     """Makes the gold of one document consistent, in place, and counts in ``notes`` what was changed.
 
+    - A blank text is no answer.
     - ``is_impossible``, where the source has it, decides whether the document answers a question.
     - A negative position, by which some sources mean an unknown one, is null.
     - If positions do not fit the text, but all of the document's fit it when they are counted in another way, and no
       third way gives other places, they are moved there.
     """
     for question in questions:
+        if given := question["answers"]:
+            question["answers"] = [answer for answer in given if answer["text"].strip()]
+            notes[BLANK] += len(given) - len(question["answers"])
         gold, is_impossible = question["answers"], question.get("is_impossible")
         if is_impossible:
             notes[CONTRADICTED] += len(gold or [])

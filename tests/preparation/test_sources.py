@@ -169,9 +169,7 @@ def test_questions_from_a_text_file_are_asked_of_every_document(letters: Path, t
 
 @pytest.mark.parametrize("line_end", ["\n", "\r\n", "\r"])
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
-def test_each_line_is_a_question_whatever_system_wrote_it(
-    letters: Path, tmp_path: Path, line_end: str, encoding: str
-):
+def test_each_line_is_a_question_whatever_system_wrote_it(letters: Path, tmp_path: Path, line_end: str, encoding: str):
     lines = ["Who?", "", " \t", "Where\u2028exactly?", ""]
     (tmp_path / "q.txt").write_bytes(line_end.join(lines).encode(encoding))
     prepare(str(letters), f"{tmp_path}/out", questions=f"{tmp_path}/q.txt")

@@ -211,6 +211,42 @@ def test_the_error_for_a_broken_csv_file_gives_the_line(tmp_path: Path, content:
         prepare(f"{tmp_path}/a.csv", f"{tmp_path}/out")
 
 
+BLANK_GOLD = {
+    "blank": ([{"text": "", "answer_start": -1}, {"text": " \n", "answer_start": 3}], None, []),
+    "blank and impossible": ({"text": [""], "answer_start": [-1]}, True, []),
+    "blank, yet possible": ([""], False, None),
+    "beside another": (["\u3000", "Ada"], None, [{"text": "Ada", "start_char": None}]),
+}
+
+
+@pytest.mark.parametrize("name", ["dev.json", "a.jsonl", "a.csv", "a.parquet", "questions.jsonl"])
+def test_a_blank_text_is_no_gold_answer_in_any_source(tmp_path: Path, letters: Path, name: str):
+    table = [
+        {"id": id_, "context": "Ada was here.", "question": "Who?", "answers": json.dumps(gold), "is_impossible": flag}
+        for id_, (gold, flag, _) in BLANK_GOLD.items()
+    ]
+    source, options = str(tmp_path / name), {}
+    if name == "dev.json":
+        qas = [qa(id_, answers=gold, is_impossible=flag) for id_, (gold, flag, _) in BLANK_GOLD.items()]
+        write_json(tmp_path / name, squad(article("T", paragraph("Ada was here.", *qas))))
+    elif name == "a.parquet":
+        pq.write_table(pa.Table.from_pylist(table), source)
+    elif name == "a.csv":
+        with open(source, "w", newline="") as file:
+            writer = csv.DictWriter(file, [*table[0]])
+            writer.writeheader()
+            writer.writerows(table)
+    else:
+        (tmp_path / name).write_text("\n".join(json.dumps(row | {"question_id": row["id"]}) for row in table))
+    if name == "questions.jsonl":
+        source, options = str(letters), {"questions": source}
+    result = prepare(source, f"{tmp_path}/out", **options)
+    found = {row["question_id"]: row["answers"] for row in rows(tmp_path / "out", "questions")}
+    assert found == {id_: gold for id_, (_, _, gold) in BLANK_GOLD.items()}
+    assert "gold: 5 answers with a blank text, left out" in str(result)
+    assert "because is_impossible is true" not in str(result)
+
+
 @pytest.mark.parametrize("line_end", ["\n", "\r\n", "\r"])
 def test_lines_of_all_systems_are_read_as_csv_and_as_json(tmp_path: Path, line_end: str):
     csv_lines = ["", "id;context;question", '1;"Ada\nwas";Who?', "", "2;Bob;Who?", ""]

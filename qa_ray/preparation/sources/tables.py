@@ -187,7 +187,9 @@ def _csv_rows(text: str, file: str) -> Iterator[tuple[str, Row]]:
     delimiter = max(",;\t", key=next(filter(None, split_lines(text)), "").count)
     lines = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
-        header = [name or f"Unnamed: {i}" for i, name in enumerate(next(filter(None, lines), []))]  # as pandas calls its index
+        header = [
+            name or f"Unnamed: {i}" for i, name in enumerate(next(filter(None, lines), []))
+        ]  # as pandas calls its index
         if repeated := [name for name in header if header.count(name) > 1]:
             raise InputError(f"{file!r} has two columns {repeated[0]!r}; drop or rename one of them")
         for cells in lines:
