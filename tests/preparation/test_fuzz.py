@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 from qa_ray.errors import UserError
 from qa_ray.preparation.job import PreparedTables, prepare
+from qa_ray.preparation.values import identifier
 
 MEMORY = fsspec.filesystem("memory")
 FOLDERS = itertools.count()
@@ -141,6 +142,14 @@ def prepared(source: str, files: dict[str, bytes], questions: str | None = None,
     return Prepared(result, *tables)
 
 
+def squad_documents(content: Any, join: bool) -> set[tuple[str | None, str]]:
+    """The title and the text of each document."""
+    titles = [identifier(each, "title", "") or None for each in content["data"]]
+    texts = [[part["context"] for part in each["paragraphs"]] for each in content["data"]]
+    texts = [["\n\n".join(each)] for each in texts] if join else texts
+    return {(title, text) for title, each in zip(titles, texts) for text in each}
+
+
 @fuzz
 @given(content=squad_files, join=st.booleans())
 def test_no_question_of_squad_json_is_lost(content: Any, join: bool):
@@ -148,7 +157,7 @@ def test_no_question_of_squad_json_is_lost(content: Any, join: bool):
         parts = [part for each in content["data"] for part in each["paragraphs"]]
         assert found.num_questions == sum(len(part["qas"]) for part in parts)
         rejected = {row["document_id"] for row in found.rejects} - {row["document_id"] for row in found.documents}
-        assert len(found.documents) + len(rejected) == (len(content["data"]) if join else len(parts))
+        assert len(found.documents) + len(rejected) == len(squad_documents(content, join))
 
 
 @fuzz
