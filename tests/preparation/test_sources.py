@@ -2,6 +2,7 @@
 
 import json
 import re
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -186,8 +187,8 @@ def test_text_files_become_documents_whose_ids_are_their_paths(tmp_path: Path):
     assert (result.layout, result.questions) == ("text", 0)
     assert list(result.paths) == ["documents"]
     assert [tuple(row.values()) for row in rows(tmp_path / "out", "documents")] == [
-        ("a", "三 🦊", "a.md"),
-        ("a (2)", "one\r\ntwo\n", "a.txt"),
+        ("a.md", "三 🦊", "a.md"),
+        ("a.txt", "one\r\ntwo\n", "a.txt"),
         ("deep/er/b.v2", "", "deep/er/b.v2.TEXT"),
     ]
     assert "3 files not read: 2 hidden (.d.txt, _notes/c.txt), 1 .pdf" in str(result)
@@ -210,6 +211,51 @@ def test_questions_from_a_text_file_are_asked_of_every_document(letters: Path, t
         ("q2", "Where?", None, None),
     ]
     assert ids(tmp_path / "out") == ["a"]
+
+
+def test_files_that_differ_in_the_suffix_alone_keep_it_in_their_ids(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    for name in ("contract.md", "contract.txt", "contract.txt.md", "other.txt", "deep/contract.TXT"):
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "in" / name).write_text(name)
+    questions = [{"question": "Who?", "document_id": id_} for id_ in ("contract", "contract.md", "other")]
+    source = write_lines(tmp_path / "q.jsonl", questions)
+    prepare(f"{tmp_path}/in", f"{tmp_path}/out", questions=source)
+    expected = ["contract.md", "contract.txt", "contract.txt.md", "deep/contract", "other"]
+    assert sorted(ids(tmp_path / "out")) == expected
+    assert [row["document_id"] for row in rows(tmp_path / "out", "questions")] == ["contract.md", "other"]
+    (reject,) = rows(tmp_path / "out", "rejects")
+    assert (reject["question_id"], reject["reason"]) == ("q1", "unknown_document")
+    assert reject["detail"] == (
+        "several text files are called 'contract': give one of the ids 'contract.md', 'contract.txt'"
+    )
+    assert caplog.messages == [
+        "3 text files differ from others in the suffix alone, so it is part of their ids: "
+        "contract.md, contract.txt, contract.txt.md"
+    ]
+
+
+def test_a_name_gives_the_same_id_however_unicode_stores_it(tmp_path: Path):
+    for form, other in (("NFC", "NFD"), ("NFD", "NFC")):
+        folder = tmp_path / form
+        folder.mkdir()
+        (folder / unicodedata.normalize(form, "café.txt")).write_text("Ada was here.")
+        question = {"question": "Who?", "document_id": unicodedata.normalize(other, "café")}
+        source = write_lines(tmp_path / f"{form}.jsonl", [question])
+        result = prepare(str(folder), f"{tmp_path}/out/{form}", questions=source)
+        assert ids(tmp_path / "out" / form) == [unicodedata.normalize("NFC", "café")]
+        assert (result.questions, result.rejects) == (1, 0)
+
+
+def test_two_files_with_one_name_in_another_normal_form_are_named(tmp_path: Path):
+    for form in ("NFC", "NFD"):
+        (tmp_path / unicodedata.normalize(form, "café.txt")).write_text(form)
+    question = write_lines(tmp_path / "q.jsonl", [{"question": "Who?", "document_id": "caf\xe9"}])
+    result = prepare(f"{tmp_path}/*.txt", f"{tmp_path}/out", questions=question)
+    assert (result.documents, result.questions) == (1, 1)
+    (reject,) = rows(tmp_path / "out", "rejects")
+    assert (reject["document_id"], reject["reason"]) == ("caf\xe9", "duplicate_document_id")
+    expected = r"'cafe\u0301.txt' and 'caf\xe9.txt' are one name in Unicode's normal form NFC; rename or drop one"
+    assert reject["detail"] == expected
 
 
 @pytest.mark.parametrize("line_end", ["\n", "\r\n", "\r"])
