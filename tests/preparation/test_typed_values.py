@@ -225,7 +225,7 @@ def test_a_blank_text_is_no_gold_answer_in_any_source(tmp_path: Path, letters: P
         {"id": id_, "context": "Ada was here.", "question": "Who?", "answers": json.dumps(gold), "is_impossible": flag}
         for id_, (gold, flag, _) in BLANK_GOLD.items()
     ]
-    source, options = str(tmp_path / name), {}
+    source, questions = str(tmp_path / name), None
     if name == "dev.json":
         qas = [qa(id_, answers=gold, is_impossible=flag) for id_, (gold, flag, _) in BLANK_GOLD.items()]
         write_json(tmp_path / name, squad(article("T", paragraph("Ada was here.", *qas))))
@@ -239,8 +239,8 @@ def test_a_blank_text_is_no_gold_answer_in_any_source(tmp_path: Path, letters: P
     else:
         (tmp_path / name).write_text("\n".join(json.dumps(row | {"question_id": row["id"]}) for row in table))
     if name == "questions.jsonl":
-        source, options = str(letters), {"questions": source}
-    result = prepare(source, f"{tmp_path}/out", **options)
+        source, questions = str(letters), source
+    result = prepare(source, f"{tmp_path}/out", questions=questions)
     found = {row["question_id"]: row["answers"] for row in rows(tmp_path / "out", "questions")}
     assert found == {id_: gold for id_, (_, _, gold) in BLANK_GOLD.items()}
     assert "gold: 5 answers with a blank text, left out" in str(result)

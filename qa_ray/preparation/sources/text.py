@@ -54,9 +54,9 @@ def read(uri: str, *, questions: str | None = None, encoding: str | None = None)
                 detail = f"{earlier!a} and {path!a} are one name in Unicode's normal form NFC; rename or drop one"
                 yield SourceRecord(document, [], ("duplicate_document_id", detail))
                 continue
-            fault = None
+            content, fault = storage.read_bytes(files.filesystem, file), None
             try:
-                document["text"] = decode(storage.read_bytes(files.filesystem, file), repr(file), encoding)
+                document["text"] = decode(content, repr(file), encoding)
             except InputError as error:
                 fault = ("invalid_unicode", str(error))
             yield SourceRecord(document, questions_by_document.pop(document["document_id"], []), fault)
