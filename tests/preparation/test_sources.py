@@ -225,10 +225,10 @@ def test_files_that_differ_in_the_suffix_alone_keep_it_in_their_ids(tmp_path: Pa
     (reject,) = rows(tmp_path / "out", "rejects")
     assert (reject["question_id"], reject["reason"]) == ("q1", "unknown_document")
     assert reject["detail"] == (
-        "several text files are called 'contract': give one of the ids 'contract.md', 'contract.txt'"
+        "the text files 'contract' have the suffix in their ids: give one of contract.md, contract.txt"
     )
     assert caplog.messages == [
-        "3 text files differ from others in the suffix alone, so it is part of their ids: "
+        "3 text files differ from others in the suffix alone, which their ids keep: "
         "contract.md, contract.txt, contract.txt.md"
     ]
 

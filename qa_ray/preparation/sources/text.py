@@ -60,9 +60,14 @@ def read(uri: str, *, questions: str | None = None, encoding: str | None = None)
             except InputError as error:
                 fault = ("invalid_unicode", str(error))
             yield SourceRecord(document, questions_by_document.pop(document["document_id"], []), fault)
+        ids_by_stem: dict[str | None, list[str]] = {}
+        for name in sorted(ids):
+            ids_by_stem.setdefault(posixpath.splitext(name)[0], []).append(ids[name])
         for document_id, unmatched in questions_by_document.items():
-            fault = ("unknown_document", _why_unknown(document_id, uri, ids))
-            yield SourceRecord({"document_id": document_id}, unmatched, fault)
+            detail = f"no text file {document_id!r} in {uri!r}; ids are paths in it without their suffix"
+            if same := ids_by_stem.get(document_id):
+                detail = f"the text files {document_id!r} have the suffix in their ids: give one of {', '.join(same)}"
+            yield SourceRecord({"document_id": document_id}, unmatched, ("unknown_document", detail))
 
     return RecordStream(records(), [pa.field("path", pa.string())], question_fields, files=files)
 
@@ -78,18 +83,9 @@ def _document_ids(names: Collection[str]) -> dict[str, str]:
         ids |= {name: name for name in names if ids[name] in shared}
     if with_suffix := sorted(name for name in names if ids[name] == name and posixpath.splitext(name)[1]):
         shown = ", ".join(with_suffix[:NAMED_FILES]) + ", …" * (len(with_suffix) > NAMED_FILES)
-        LOG.warning(
-            "%d text files differ from others in the suffix alone, so it is part of their ids: %s",
-            len(with_suffix),
-            shown,
-        )
+        number = f"{len(with_suffix):,}"
+        LOG.warning("%s text files differ from others in the suffix alone, which their ids keep: %s", number, shown)
     return ids
-
-
-def _why_unknown(document_id: str | None, uri: str, ids: dict[str, str]) -> str:
-    if same := sorted(name for name in ids if posixpath.splitext(name)[0] == document_id):
-        return f"several text files are called {document_id!r}: give one of the ids {', '.join(map(repr, same))}"
-    return f"no text file {document_id!r} in {uri!r}; ids are paths in it without their suffix"
 
 
 def _with_questions(files: SourceFiles, questions: SourceFiles) -> SourceFiles:
