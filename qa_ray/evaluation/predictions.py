@@ -4,7 +4,6 @@ All texts are held in memory. Of the Parquet files only the columns in use are r
 questions, or in one of documents whose column QUESTIONS holds lists of them.
 """
 
-import json
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
@@ -14,11 +13,13 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from qa_ray.errors import InputError
+from qa_ray.io.json_text import parse_json
 from qa_ray.io.parquet_listing import list_parquet
 from qa_ray.io.partitions import partition_types, partition_values
 from qa_ray.io.storage import join, open_filesystem, open_parquet, read_text
 from qa_ray.io.table_files import open_table
 from qa_ray.log import LOG
+from qa_ray.wording import counted
 
 QUESTIONS = "questions"
 
@@ -106,7 +107,7 @@ def read_golds(uri: str, columns: Sequence[str | None] = ()) -> tuple[list[Gold]
     Raises:
         InputError: an unusable path, column or file; no gold answers.
     """
-    golds, num_without = [], 0
+    golds, num_without, num_blank = [], 0, 0
     for row in _question_rows(uri, ["document_id", *columns]):
         document_id, question_id = _string(row, "document_id"), str(row["question_id"])
         if row["answers"] is None:
@@ -117,7 +118,11 @@ def read_golds(uri: str, columns: Sequence[str | None] = ()) -> tuple[list[Gold]
         except (TypeError, KeyError) as error:
             place = f"{question_name(document_id, question_id)} in {uri!r}"
             raise InputError(f"questions: {place} has gold {row['answers']!r}; give a list of {{text, …}}") from error
-        golds.append(Gold(document_id, question_id, texts, _values(row, columns)))
+        answers = [text for text in texts if text.strip()]
+        num_blank += len(texts) - len(answers)
+        golds.append(Gold(document_id, question_id, answers, _values(row, columns)))
+    if num_blank:
+        LOG.info("questions: %s with a blank text, left out", counted(num_blank, "gold answer"))
     if not golds:
         raise InputError(f"questions: no gold answers in the {num_without} rows of {uri!r}; fill the column 'answers'")
     return golds, num_without
@@ -165,13 +170,14 @@ def _values(row: dict[str, Any], columns: Sequence[str | None]) -> list[Any]:
 
 
 def _read_json(uri: str) -> dict[str, str]:
+    remedy = "write {question_id: text} in UTF-8"
     try:
         text = read_text(uri)
-        texts = {} if text is None else json.loads(text)
-    except ValueError as error:
-        raise InputError(f"answers: {uri!r} is not JSON ({error}); write {{question_id: text}} in UTF-8") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"answers: {uri!r} is not JSON: {error}; {remedy}") from error
     if text is None:
         raise InputError(f"answers: no such file: {uri!r}; give a job's output folder, Parquet, or predictions in JSON")
+    texts = parse_json(text.removeprefix("\ufeff"), f"answers: {uri!r}", remedy)
     if not isinstance(texts, dict):
         raise InputError(
             f"answers: {uri!r} contains a {type(texts).__name__}, not an object; write {{question_id: text}}"
@@ -235,6 +241,8 @@ def _rows(uri: str, table: str, required: Sequence[str], optional: Sequence[str 
             for name, value in partition_values(path, listing.root).items()
             if name in wanted and name not in names
         }
+        if repeated := [name for name in names if name in wanted and names.count(name) > 1]:
+            raise InputError(f"{table}: {path!r} has two columns {repeated[0]!r}; drop or rename one of them")
         missing = [column for column in required if column not in names and column not in folders]
         if missing and file.metadata.num_rows:
             columns = ", ".join(names)

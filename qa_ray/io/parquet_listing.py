@@ -5,8 +5,13 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+import fsspec
+
 from qa_ray.errors import InputError
-from qa_ray.io.storage import list_folder, open_filesystem
+from qa_ray.io.listing import list_folder
+from qa_ray.io.local_files import LocalFiles
+from qa_ray.io.local_folders import kind_of_link
+from qa_ray.io.storage import open_filesystem
 from qa_ray.wording import counted
 
 SUFFIXES = (".parquet", ".pq", ".parq")
@@ -21,7 +26,7 @@ class FileCounts:
     """The files of a table, and those beside them."""
 
     num_files: int = 0
-    not_read: dict[str, int] = field(default_factory=dict)  # by kind: a suffix such as ".pdf", HIDDEN or WITHOUT_SUFFIX
+    not_read: dict[str, int] = field(default_factory=dict)  # by kind: as kind_of has them, or HIDDEN
 
     @property
     def not_read_words(self) -> str:
@@ -51,21 +56,22 @@ class ParquetListing(NamedTuple):
 
 
 def list_parquet(uri: str, table: str) -> ParquetListing:
-    """The files of ``storage.list_folder`` with one of SUFFIXES, in upper or lower case.
+    """The files of ``list_folder`` with one of SUFFIXES, in upper or lower case.
 
     Raises:
         InputError: there are none; the message begins with ``table`` ("documents").
     """
-    root, files, hidden = list_folder(uri, table)
+    root, files, hidden, skipped = list_folder(uri, table)
+    filesystem, path = open_filesystem(uri)
     paths = [file for file in files if file.lower().endswith(SUFFIXES)]
-    kinds = Counter(_kind(file) for file in files if not file.lower().endswith(SUFFIXES))
+    others = [*skipped, *(file for file in files if not file.lower().endswith(SUFFIXES))]
+    kinds = Counter(kind_of(filesystem, file) for file in others)
     not_read = dict(sorted(kinds.items(), key=lambda item: (-item[1], item[0]))) | (
         {HIDDEN: len(hidden)} if hidden else {}
     )
     if paths:
         log = next((LOGS[part] for part in LOGS for file in (*hidden, *files) if part in file), None)
         return ParquetListing(root, paths, FileCounts(len(paths), not_read), log)
-    filesystem, path = open_filesystem(uri)
     if not files and not hidden and not filesystem.exists(path):
         raise InputError(f"{table}: no such file or folder: {uri!r}; give a Parquet file, a folder or a glob")
     names = [posixpath.basename(file) for file in files[:5]] + ([f"{len(hidden)} hidden"] if hidden else [])
@@ -75,5 +81,7 @@ def list_parquet(uri: str, table: str) -> ParquetListing:
     )
 
 
-def _kind(path: str) -> str:
-    return posixpath.splitext(posixpath.basename(path))[1].lower() or WITHOUT_SUFFIX
+def kind_of(filesystem: fsspec.AbstractFileSystem, path: str) -> str:
+    """The kind of a file that is not read, nor hidden: a suffix in lower case, WITHOUT_SUFFIX, BROKEN or SKIPPED."""
+    link = kind_of_link(path) if isinstance(filesystem, LocalFiles) else None
+    return link or posixpath.splitext(path)[1].lower() or WITHOUT_SUFFIX

@@ -12,7 +12,7 @@ import re
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any, NamedTuple
+from typing import Any
 
 import fsspec
 import pyarrow.parquet as pq
@@ -88,67 +88,6 @@ def join(uri: str, *names: str) -> str:
 def absolute_uri(uri: str) -> str:
     """``uri`` with local paths made absolute, so that processes with another working directory can use it."""
     return os.path.abspath(os.path.expanduser(re.sub("^(file|local)://", "", uri))) if is_local(uri) else uri
-
-
-class Listing(NamedTuple):
-    """The files at a path, sorted; they are paths in its file system."""
-
-    root: str  # the folder that was given, or that of a glob: in the folders below it, names may be hidden
-    files: list[str]
-    hidden: list[str]  # files that are not among ``files``
-
-
-def list_folder(uri: str, table: str) -> Listing:
-    """The files at ``uri``: a file, a folder and all below it, or a glob, whose folders are taken with all below them.
-
-    In folders, names that begin with ``_`` or ``.`` are hidden, as for Spark and Arrow; ``_name=value`` is not. A glob
-    finds them if it has such a name itself.
-
-    Raises:
-        InputError: no permission; the message begins with ``table`` ("documents").
-    """
-    filesystem, path = open_filesystem(uri)
-    with reading(uri, table):
-        if filesystem.isfile(path):
-            return Listing(posixpath.dirname(path), [path], [])
-        if glob.has_magic(path) and not filesystem.exists(path):
-            names = path.split("/")
-            number = next(i for i, name in enumerate(names) if glob.has_magic(name))
-            files = _files_of_glob(filesystem, path)
-            return _without_hidden("/".join(names[:number]), files, asked=is_hidden("/".join(names[number:])))
-        try:
-            filesystem.ls(path, detail=False)  # raises for a missing or forbidden folder, which find() ignores
-            files = {str(file) for file in filesystem.find(path)}
-        except (FileNotFoundError, NotADirectoryError):
-            files = set()
-    return _without_hidden(path, files)
-
-
-def _files_of_glob(filesystem: fsspec.AbstractFileSystem, path: str) -> set[str]:
-    entries: Any = filesystem.glob(path, detail=True)
-    files = {name for name, entry in entries.items() if entry["type"] != "directory"}
-    if len(files) == len(entries) or path.endswith("**"):
-        return files
-    return files.union(*(filesystem.find(name) for name in entries.keys() - files))
-
-
-def _without_hidden(root: str, files: Iterable[str], *, asked: bool = False) -> Listing:
-    hidden = [] if asked else sorted(file for file in files if is_hidden(file[len(root) :].lstrip("/")))
-    return Listing(root, sorted({*files}.difference(hidden)), hidden)
-
-
-def is_hidden(path: str) -> bool:
-    """Whether one of the names in a path below the folder that was given is hidden."""
-    return any(name.startswith(".") or (name.startswith("_") and "=" not in name) for name in path.split("/"))
-
-
-def list_files(uri: str, table: str) -> list[str]:
-    """The files of ``list_folder`` that are not hidden.
-
-    Raises:
-        InputError: no permission; the message begins with ``table`` ("documents").
-    """
-    return list_folder(uri, table).files
 
 
 def open_parquet(

@@ -1,6 +1,7 @@
 """Turns storage errors of any file system into an InputError (``reading``) or an OutputError (``writing``)."""
 
 import errno
+import os
 
 import pyarrow as pa
 
@@ -65,6 +66,8 @@ def _is_of_client(error: object) -> bool:
 def explain(error: BaseException) -> str:
     """The message of a storage error, followed by the remedy where one is known."""
     reason = " ".join(str(getattr(error, "strerror", None) or error or type(error).__name__).split())
+    if isinstance(error, FileNotFoundError) and os.path.islink(error.filename or ""):
+        return f"{reason} (it is a link to {os.readlink(error.filename)!r})"
     if isinstance(error, PermissionError):
         return f"no permission ({reason}); check its owner, or the credentials in environment, profile or role"
     if "credentials" in reason.lower():

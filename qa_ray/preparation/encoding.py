@@ -1,4 +1,4 @@
-"""Bytes of a file -> text: UTF-8, whatever a byte order mark says, or the encoding that the user names.
+"""Bytes of a file -> text, and its lines: UTF-8, whatever a byte order mark says, or the encoding that the user names.
 
 Nothing is guessed: all bytes are valid in most of the older encodings, so a wrong guess gives wrong text in silence.
 """
@@ -17,6 +17,7 @@ BYTE_ORDER_MARKS = {  # those of UTF-32 first, as they begin like those of UTF-1
 }
 # Valid as UTF-8, but text of another encoding: NUL as in UTF-16, escape sequences of ISO 2022 (Japanese, Korean).
 FOREIGN = re.compile(rb"\0|\x1b[$(][@-Z]|\x1b\$\)C")
+LINE_END = re.compile(r"\r\n?|\n")  # str.splitlines would also split at characters within a text, such as U+2028
 REMEDY = "save it as UTF-8, or name the encoding of such files with encoding=…, such as cp1252, gb18030 or utf-16-le"
 
 
@@ -55,6 +56,11 @@ def decode_head(content: bytes) -> str:
     """The beginning of a file, which may be cut within a character; what cannot be decoded is replaced."""
     name = next((name for mark, name in BYTE_ORDER_MARKS.items() if content.startswith(mark)), "utf-8")
     return content.decode(name, "replace")
+
+
+def split_lines(text: str) -> list[str]:
+    """The lines of a text without their ends, which are those of Unix, Windows or an old Mac."""
+    return LINE_END.split(text)
 
 
 def _decode(content: bytes, encoding: str, place: str) -> str:

@@ -13,8 +13,10 @@ from typing import Any
 import numpy as np
 
 from qa_ray.errors import InputError
+from qa_ray.io.json_text import RepeatedKeyError, unique_object
 from qa_ray.preparation.values import NOTHING, Row, checked_value, is_missing, start_char
 
+BLANK = "with a blank text, left out"
 NEGATIVE = "with a negative start_char, read as unknown"
 CONTRADICTED = "left out, because is_impossible is true"
 ANSWERABLE = "missing though is_impossible is false, read as unknown"
@@ -73,12 +75,13 @@ def _transposed(answers: Row, place: str) -> list[Row]:
 def _parsed(text: str, place: str) -> Any:
     """The value of a text in JSON, or as Python prints lists, dicts and NumPy's arrays (a CSV file made by pandas)."""
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        pass
-    try:
-        return _python_value(ast.parse(text.strip(), mode="eval").body)
-    except (ValueError, SyntaxError, RecursionError, MemoryError) as error:
+        try:
+            return json.loads(text, object_pairs_hook=unique_object)
+        except (json.JSONDecodeError, RecursionError):
+            return _python_value(ast.parse(text.strip(), mode="eval").body)
+    except RepeatedKeyError as error:
+        raise InputError(f"{place}: 'answers' is the text {text!r:.60}: {error}; keep one of them") from error
+    except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError) as error:
         raise InputError(
             f"{place}: 'answers' is the text {text!r:.60}, which is not JSON; write it as "
             '[{"text": …, "answer_start": …}]'
@@ -88,7 +91,7 @@ def _parsed(text: str, place: str) -> Any:
 def _python_value(node: ast.expr) -> Any:
     if isinstance(node, ast.Dict) and None not in node.keys:
         keys = [_python_value(key) for key in node.keys if key]
-        return dict(zip(keys, map(_python_value, node.values), strict=True))
+        return unique_object([*zip(keys, map(_python_value, node.values), strict=True)])
     if isinstance(node, ast.List | ast.Tuple):
         return [_python_value(item) for item in node.elts]
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "array" and node.args:
@@ -104,12 +107,16 @@ def _python_value(node: ast.expr) -> Any:
 def settle(text: str | None, questions: Sequence[Row], notes: Counter[str]) -> None:
     """Makes the gold of one document consistent, in place, and counts in ``notes`` what was changed.
 
+    - A blank text is no answer.
     - ``is_impossible``, where the source has it, decides whether the document answers a question.
     - A negative position, by which some sources mean an unknown one, is null.
     - If positions do not fit the text, but all of the document's fit it when they are counted in another way, and no
       third way gives other places, they are moved there.
     """
     for question in questions:
+        if given := question["answers"]:
+            question["answers"] = [answer for answer in given if answer["text"].strip()]
+            notes[BLANK] += len(given) - len(question["answers"])
         gold, is_impossible = question["answers"], question.get("is_impossible")
         if is_impossible:
             notes[CONTRADICTED] += len(gold or [])

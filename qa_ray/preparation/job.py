@@ -4,7 +4,6 @@ A source is read one file at a time and written in small row groups. What stays 
 the documents with hashes of their texts, and the ids and texts of the questions, to find duplicates.
 """
 
-import hashlib
 import itertools
 from collections import Counter
 from collections.abc import Iterator
@@ -24,7 +23,7 @@ from qa_ray.preparation.question_rows import Fault, invalid_unicode
 from qa_ray.preparation.sources import open_source
 from qa_ray.preparation.sources.base import RecordStream, SourceRecord
 from qa_ray.preparation.sources.files import describe
-from qa_ray.preparation.values import Row
+from qa_ray.preparation.values import Row, text_digest
 from qa_ray.schemas import DOCUMENTS, QUESTIONS, REJECTS
 from qa_ray.wording import counted
 
@@ -239,7 +238,7 @@ def _table_rows(records: Iterator[SourceRecord], counts: Counter[str]) -> Iterat
         document_id = document["document_id"] if document else None
         fault = fault or invalid_unicode(document or {})
         if document and not fault:
-            digest = _text_digest(document["text"])
+            digest = text_digest(document["text"])
             if document_id not in text_digests:
                 text_digests[document_id] = digest
                 yield "documents", document
@@ -257,10 +256,6 @@ def _table_rows(records: Iterator[SourceRecord], counts: Counter[str]) -> Iterat
             _check_unique(question_texts, document_id, question)
             _count_gold(counts, question["answers"], document)
             yield "questions", question | {"document_id": document_id}
-
-
-def _text_digest(text: str | None) -> bytes:
-    return b"" if text is None else hashlib.blake2b(text.encode(), digest_size=16).digest()
 
 
 def _count_gold(counts: Counter[str], gold: list[Row] | None, document: Row | None) -> None:

@@ -5,6 +5,7 @@ nothing. Nothing here goes by truthiness: ``bool("False")`` is true.
 """
 
 import datetime
+import hashlib
 import math
 import re
 import uuid
@@ -19,6 +20,11 @@ NOTHING = {"", "nan", "null", "none"}  # how CSV, pandas and Python write a valu
 TRUE, FALSE = {"true", "t", "yes", "1"}, {"false", "f", "no", "0"}
 MAX_EXACT_FLOAT = 2**53  # above, neighboring whole numbers are the same float
 MAX_START_CHAR = 2**63
+
+
+def text_digest(text: str | None) -> bytes:
+    """A hash that is the same for equal texts only."""
+    return b"" if text is None else hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=16).digest()
 
 
 def is_missing(value: Any) -> bool:

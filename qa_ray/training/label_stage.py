@@ -97,7 +97,10 @@ class LabelDocuments:
             return Fault("question_too_long", too_long(len(token_ids), limit))
         answers, faults = set(), []
         for gold in question.answers:
-            located = locate(text, gold["text"] or "", gold["start_char"])
+            if not (gold["text"] or "").strip():
+                gold_outcomes.append("blank")
+                continue
+            located = locate(text, gold["text"], gold["start_char"])
             if not isinstance(located, Fault):
                 start, stop = answer_tokens(text, tokens, located)
                 if start < stop:
@@ -117,7 +120,7 @@ class LabelDocuments:
             "question": question.question,
             "token_ids": token_ids[:limit],
             "answers": [{"start_token": start, "stop_token": stop} for start, stop in sorted(answers)],
-            "gold": [gold["text"] for gold in question.answers if gold["text"]],
+            "gold": [gold["text"] for gold in question.answers if (gold["text"] or "").strip()],
         }
 
 

@@ -29,16 +29,14 @@ class Located(NamedTuple):
 class Fault(NamedTuple):
     """Why an answer cannot be used for training."""
 
-    reason: str  # empty_answer, answer_not_found, answer_ambiguous
+    reason: str  # answer_not_found, answer_ambiguous
     detail: str
 
 
 def locate(document: str, answer: str, start_char: int | None) -> Located | Fault:
-    """The characters of ``answer`` in ``document``, without leading and trailing white space."""
+    """The characters of ``answer``, which is not blank, in ``document``, without leading and trailing white space."""
     stripped = answer.strip()
-    if not stripped:
-        where = "" if start_char is None else f" at character {start_char}"
-        return Fault("empty_answer", f"the answer{where} is empty")
+    assert stripped
     if start_char is None:
         starts, how, scope = _occurrences(document, stripped, 0, len(document)), "found", "the document"
     else:

@@ -87,6 +87,15 @@ def test_questions_without_gold_answers_are_counted_but_not_scored(folder: Folde
     assert evaluation.overall == Figures(exact_match=100, f1=100, average=100, count=1, missing=0)
 
 
+def test_a_blank_text_is_no_gold_answer(folder: Folder, caplog: pytest.LogCaptureFixture):
+    questions = folder.questions(question("q1", golds("", "Paris")), question("q2", golds(" \n", "")))
+    with caplog.at_level("INFO", "qa_ray"):
+        evaluation = evaluate(folder.answers(answer("q1", None), answer("q2", None)), questions)
+    assert evaluation.rules == "SQuAD 2.0"
+    assert {name: figures.f1 for name, figures in evaluation.answerable.items()} == {"has_answer": 0, "no_answer": 100}
+    assert caplog.messages == ["questions: 3 gold answers with a blank text, left out"]
+
+
 def test_a_missing_answer_scores_0_by_squad_1_even_if_the_gold_normalizes_to_nothing(folder: Folder):
     questions = folder.questions(question("q1", golds("Paris")), question("q2", golds(".")))
     evaluation = evaluate(folder.answers(answer("q1", "Paris")), questions)

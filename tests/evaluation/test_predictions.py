@@ -72,15 +72,31 @@ def test_paths_that_do_not_exist_are_named(folder: Folder):
 def test_a_malformed_predictions_file_is_refused_with_its_content(folder: Folder):
     questions = folder.questions(question("q", golds("Paris")))
     broken = folder.text("broken.json", '{"q": ')
-    assert refusal(broken, questions).startswith(f"answers: {broken!r} is not JSON (Expecting value: line 1")
+    assert refusal(broken, questions).startswith(f"answers: {broken!r} is not JSON: Expecting value: line 1")
     latin = folder.path / "latin.json"
     latin.write_bytes('{"q": "où"}'.encode("latin-1"))
-    assert "is not JSON ('utf-8' codec can't decode" in refusal(str(latin), questions)
+    assert "is not JSON: 'utf-8' codec can't decode" in refusal(str(latin), questions)
     assert "contains a list, not an object; write {question_id: text}" in refusal(
         folder.predictions(["Paris"]), questions
     )
     message = refusal(folder.predictions({"q": {"text": "Paris"}}), questions)
     assert message.endswith("""has {'text': 'Paris'} for question 'q'; write a string, "" for no answer""")
+
+
+def test_a_predictions_file_with_a_byte_order_mark_is_read(folder: Folder):
+    questions = folder.questions(question("q", golds("Paris")))
+    assert evaluate(folder.text("marked.json", '\ufeff{"q": "Paris"}'), questions).overall.exact_match == 100
+
+
+def test_of_two_predictions_with_one_id_and_two_columns_with_one_name_none_is_taken_silently(folder: Folder):
+    questions = folder.questions(question("q", golds("Paris")))
+    twice = folder.text("twice.json", '{"p": "", "q": "Paris", "q": "Rome"}')
+    assert refusal(twice, questions) == f"answers: {twice!r}: an object has the key 'q' twice; keep one of them"
+    (folder.path / "columns").mkdir()
+    table = pa.table([["q"], ["Paris"], ["Rome"]], ["question_id", "answer", "answer"])
+    pq.write_table(table, folder.path / "columns" / "a.parquet")
+    message = refusal(str(folder.path / "columns"), questions)
+    assert message.endswith("a.parquet' has two columns 'answer'; drop or rename one of them")
 
 
 def test_a_table_without_any_gold_answer_is_refused(folder: Folder):

@@ -17,7 +17,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from running import raises_error
 
 from qa_ray.errors import OutputError
-from qa_ray.io.storage import list_files
+from qa_ray.io.listing import list_folder
 from qa_ray.output import lease as lease_module
 from qa_ray.output.lease import Lease, is_exclusive
 
@@ -241,4 +241,4 @@ def test_storage_that_does_not_create_files_exclusively_is_recognized(tmp_path: 
         fsspec.register_implementation(filesystem.protocol, filesystem, clobber=True)
     output = output.replace("LOCAL", str(tmp_path))
     assert is_exclusive(output) is expected
-    assert list_files(f"{output}/_run", "output") == []  # the probe is removed
+    assert list_folder(f"{output}/_run", "output").files == []  # the probe is removed

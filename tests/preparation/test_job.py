@@ -139,7 +139,7 @@ def test_rows_with_lone_surrogates_are_rejected_with_the_position_and_other_rows
 def test_row_groups_are_small_and_files_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(module, "FILE_CHARS", 3 << 20)
     sizes = [10] * 600 + [600_000] * 5 + [3_000_000, 10, 10]
-    parts = [paragraph("x" * size, *(qa(f"{i}-{j}") for j in range(18))) for i, size in enumerate(sizes)]
+    parts = [paragraph(f"{i}".ljust(size, "x"), *(qa(f"{i}-{j}") for j in range(18))) for i, size in enumerate(sizes)]
     prepare(write_json(tmp_path / "dev.json", squad(article("T", *parts))), f"{tmp_path}/out")
 
     def groups(table: str) -> list[list[int]]:

@@ -96,6 +96,25 @@ def test_files_beside_the_questions_are_told(tmp_path: Path):
     assert "1 file not read: 1 .xlsx" in str(prepare(letters, f"{tmp_path}/out", questions=questions))
 
 
+def test_links_to_folders_are_followed_and_other_links_are_told(tmp_path: Path):
+    source = write(tmp_path / "in", a__txt="Ada")
+    write(tmp_path / "elsewhere", b__txt="Bob")
+    links = {"linked": "../elsewhere", "loop": ".", "gone": "nowhere", "gone.pdf": "nowhere", "c.txt": "a.txt"}
+    for name, target in links.items():
+        (tmp_path / "in" / name).symlink_to(target)
+    told = "3 files not read: 2 behind a broken link (gone, gone.pdf), 1 behind a link not followed (loop)"
+    assert told in str(prepare(source, f"{tmp_path}/out"))
+    assert ids(tmp_path / "out") == ["a", "c", "linked/b"]
+
+
+def test_a_broken_link_that_should_be_a_document_is_an_error_with_its_target(tmp_path: Path):
+    source = write(tmp_path / "in", a__txt="Ada")
+    (tmp_path / "in" / "b.txt").symlink_to("nowhere.txt")
+    expected = "b.txt' cannot be read: No such file or directory (it is a link to 'nowhere.txt'); check the path"
+    with pytest.raises(InputError, match=re.escape(expected)):
+        prepare(source, f"{tmp_path}/out")
+
+
 def test_a_source_whose_files_are_all_hidden_is_an_error(tmp_path: Path):
     source = write(tmp_path / "in", _a__txt="Ada")
     with pytest.raises(

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from source_files import article, ids, paragraph, rows, squad, write_json
+from source_files import article, ids, paragraph, qa, rows, squad, write_json
 
 from qa_ray.errors import ConfigError, InputError
 from qa_ray.preparation.job import prepare
@@ -20,18 +20,59 @@ from qa_ray.preparation.job import prepare
 
 def test_documents_with_equal_or_missing_titles_get_unique_ids(tmp_path: Path):
     two = [paragraph("x"), paragraph("y")]
+    other_two = [paragraph("u"), paragraph("v")]
     write_json(
         tmp_path / "in" / "a.json", squad(article("T", *two), article(None, paragraph("z")), {"paragraphs": two[:1]})
     )
     write_json(
         tmp_path / "in" / "b.json",
-        squad(article("T", *two), article("T (2)", paragraph("z")), article("", paragraph("z"))),
+        squad(article("T", *other_two), article("T (2)", paragraph("z")), article("", paragraph("w"))),
     )
     prepare(f"{tmp_path}/in", f"{tmp_path}/out")
     first = ids(tmp_path / "out")
     assert first == ["T#1", "T#2", "article 2#1", "article 3#1", "T (2)#1", "T (2)#2", "T (2) (2)#1", "article 6#1"]
     prepare(f"{tmp_path}/in/*.json", f"{tmp_path}/out of a glob")
     assert ids(tmp_path / "out of a glob") == first
+
+
+def test_a_paragraph_that_comes_again_with_each_question_is_one_document(tmp_path: Path):
+    ada, bob = (lambda *qas: paragraph("Ada was here.", *qas)), (lambda *qas: paragraph("Bob was there.", *qas))
+    content = [
+        article("7", ada(qa("1", answers=[{"text": "Ada", "answer_start": 0}]))),
+        article("7", bob(qa("2"))),
+        article("7", ada(qa("3")), paragraph("Eve left.", qa("4")), ada(qa("5"))),
+        article("8", ada(qa("6"))),
+        article(None, ada(qa("7"))),
+        article("", ada(qa("8"))),
+        article("7", bob(qa("9")), ada(), paragraph("Ada was here.", qa("10"), id="own")),
+    ]
+    result = prepare(write_json(tmp_path / "dev.json", squad(*content)), f"{tmp_path}/out")
+    assert ids(tmp_path / "out") == ["7#1", "7 (2)#1", "7 (3)#2", "8#1", "article 5#1", "own"]
+    assert (result.questions, result.rejects) == (10, 0)
+    found = {row["question_id"]: row["document_id"] for row in rows(tmp_path / "out", "questions")}
+    assert found == {
+        "1": "7#1",
+        "2": "7 (2)#1",
+        "3": "7#1",
+        "4": "7 (3)#2",
+        "5": "7#1",
+        "6": "8#1",
+        "7": "article 5#1",
+        "8": "article 5#1",
+        "9": "7 (2)#1",
+        "10": "own",
+    }
+
+
+def test_joined_articles_that_come_again_with_each_question_are_one_document(tmp_path: Path):
+    two = [[paragraph("x", qa(id_)), paragraph("y")] for id_ in "12"]
+    content = [article("T", *two[0]), article("T", *two[1]), article("T", paragraph("x", qa("3")))]
+    prepare(write_json(tmp_path / "dev.json", squad(*content)), f"{tmp_path}/out", join=True)
+    assert [(row["document_id"], row["text"]) for row in rows(tmp_path / "out", "documents")] == [
+        ("T", "x\n\ny"),
+        ("T (2)", "x"),
+    ]
+    assert [row["document_id"] for row in rows(tmp_path / "out", "questions")] == ["T", "T", "T (2)"]
 
 
 def test_a_paragraph_with_an_id_keeps_it_and_equal_ids_are_made_unique(tmp_path: Path):
@@ -75,24 +116,26 @@ def with_question_ids(content: list[dict[str, Any]]) -> list[dict[str, Any]]:
 @given(content=articles)
 def test_squad_texts_offsets_and_ids_are_unchanged(tmp_path_factory: pytest.TempPathFactory, content: list):
     folder, content = tmp_path_factory.mktemp("squad"), with_question_ids(content)
-    parts = [part for each in content for part in each["paragraphs"]]
+    titled_parts = [(each["title"] or None, part) for each in content for part in each["paragraphs"]]
     source = write_json(folder / "dev.json", squad(*content))
-    if not parts:
+    if not titled_parts:
         with pytest.raises(InputError, match="has no usable document"):
             prepare(source, f"{folder}/out")
         return
     result = prepare(source, f"{folder}/out")
     documents = rows(folder / "out", "documents")
-    assert [row["text"] for row in documents] == [part["context"] for part in parts]
-    assert len({row["document_id"] for row in documents}) == len(documents)
+    paragraphs = dict.fromkeys((title, part["context"]) for title, part in titled_parts)
+    assert [row["text"] for row in documents] == [text for _, text in paragraphs]
+    id_by_paragraph = dict(zip(paragraphs, (row["document_id"] for row in documents), strict=True))
+    assert len({*id_by_paragraph.values()}) == len(documents)
     expected = [
         (
             each["id"],
             each["question"],
-            row["document_id"],
-            [(gold["text"], gold["answer_start"]) for gold in each["answers"]],
+            id_by_paragraph[title, part["context"]],
+            [(gold["text"], gold["answer_start"]) for gold in each["answers"] if gold["text"].strip()],
         )
-        for part, row in zip(parts, documents, strict=True)
+        for title, part in titled_parts
         for each in part["qas"]
     ]
     written = rows(folder / "out", "questions") if result.questions else []
@@ -116,7 +159,9 @@ def test_gold_answers_of_joined_paragraphs_get_the_right_offsets(
     folder, content = tmp_path_factory.mktemp("joined"), with_question_ids(content)
     result = prepare(write_json(folder / "dev.json", squad(*content)), f"{folder}/out", join=True)
     documents = {row["document_id"]: row["text"] for row in rows(folder / "out", "documents")}
-    assert list(documents.values()) == ["\n\n".join(part["context"] for part in each["paragraphs"]) for each in content]
+    texts = ["\n\n".join(part["context"] for part in each["paragraphs"]) for each in content]
+    titles = [each["title"] or None for each in content]
+    assert list(documents.values()) == [text for _, text in dict.fromkeys(zip(titles, texts))]
     for row in rows(folder / "out", "questions") if result.questions else []:
         for gold in row["answers"]:
             assert documents[row["document_id"]].startswith(gold["text"], gold["start_char"])
@@ -141,8 +186,8 @@ def test_text_files_become_documents_whose_ids_are_their_paths(tmp_path: Path):
     assert (result.layout, result.questions) == ("text", 0)
     assert list(result.paths) == ["documents"]
     assert [tuple(row.values()) for row in rows(tmp_path / "out", "documents")] == [
-        ("a", "三 🦊", "a.md"),
-        ("a (2)", "one\r\ntwo\n", "a.txt"),
+        ("a.md", "三 🦊", "a.md"),
+        ("a.txt", "one\r\ntwo\n", "a.txt"),
         ("deep/er/b.v2", "", "deep/er/b.v2.TEXT"),
     ]
     assert "3 files not read: 2 hidden (.d.txt, _notes/c.txt), 1 .pdf" in str(result)
@@ -165,6 +210,62 @@ def test_questions_from_a_text_file_are_asked_of_every_document(letters: Path, t
         ("q2", "Where?", None, None),
     ]
     assert ids(tmp_path / "out") == ["a"]
+
+
+def test_files_that_differ_in_the_suffix_alone_keep_it_in_their_ids(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    for name in ("contract.md", "contract.txt", "contract.txt.md", "other.txt", "deep/contract.TXT"):
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "in" / name).write_text(name)
+    questions = [{"question": "Who?", "document_id": id_} for id_ in ("contract", "contract.md", "other")]
+    source = write_lines(tmp_path / "q.jsonl", questions)
+    prepare(f"{tmp_path}/in", f"{tmp_path}/out", questions=source)
+    expected = ["contract.md", "contract.txt", "contract.txt.md", "deep/contract", "other"]
+    assert sorted(ids(tmp_path / "out")) == expected
+    assert [row["document_id"] for row in rows(tmp_path / "out", "questions")] == ["contract.md", "other"]
+    (reject,) = rows(tmp_path / "out", "rejects")
+    assert (reject["question_id"], reject["reason"]) == ("q1", "unknown_document")
+    assert reject["detail"] == (
+        "the text files 'contract' have the suffix in their ids: give one of contract.md, contract.txt"
+    )
+    assert caplog.messages == [
+        "3 text files differ from others in the suffix alone, which their ids keep: "
+        "contract.md, contract.txt, contract.txt.md"
+    ]
+
+
+CAFE = {"NFC": "caf\xe9", "NFD": "cafe\u0301"}
+
+
+@pytest.mark.parametrize(("form", "other"), [("NFC", "NFD"), ("NFD", "NFC")])
+def test_a_name_gives_the_same_id_however_unicode_stores_it(tmp_path: Path, form: str, other: str):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / f"{CAFE[form]}.txt").write_text("Ada was here.")
+    questions = write_lines(tmp_path / "q.jsonl", [{"question": "Who?", "document_id": CAFE[other]}])
+    result = prepare(f"{tmp_path}/in", f"{tmp_path}/out", questions=questions)
+    assert ids(tmp_path / "out") == [CAFE["NFC"]]
+    assert (result.questions, result.rejects) == (1, 0)
+
+
+def test_two_files_with_one_name_in_another_normal_form_are_named(tmp_path: Path):
+    for form, name in CAFE.items():
+        (tmp_path / f"{name}.txt").write_text(form)
+    questions = write_lines(tmp_path / "q.jsonl", [{"question": "Who?", "document_id": CAFE["NFC"]}])
+    result = prepare(f"{tmp_path}/*.txt", f"{tmp_path}/out", questions=questions)
+    assert (result.documents, result.questions) == (1, 1)
+    (reject,) = rows(tmp_path / "out", "rejects")
+    assert (reject["document_id"], reject["reason"]) == (CAFE["NFC"], "duplicate_document_id")
+    expected = r"'cafe\u0301.txt' and 'caf\xe9.txt' are one name in Unicode's normal form NFC; rename or drop one"
+    assert reject["detail"] == expected
+
+
+@pytest.mark.parametrize("line_end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_each_line_is_a_question_whatever_system_wrote_it(letters: Path, tmp_path: Path, line_end: str, encoding: str):
+    lines = ["Who?", "", " \t", "Where\u2028exactly?", ""]
+    (tmp_path / "q.txt").write_bytes(line_end.join(lines).encode(encoding))
+    prepare(str(letters), f"{tmp_path}/out", questions=f"{tmp_path}/q.txt")
+    questions = [(row["question_id"], row["question"]) for row in rows(tmp_path / "out", "questions")]
+    assert questions == [("q1", "Who?"), ("q2", "Where\u2028exactly?")]
 
 
 def test_a_file_that_is_not_utf_8_is_rejected_with_the_questions_about_it(letters: Path, tmp_path: Path):

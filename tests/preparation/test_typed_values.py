@@ -145,6 +145,9 @@ def test_missing_gold_is_unknown_and_an_empty_list_is_no_answer(tmp_path: Path, 
         ("Ada", "'answers' is the text 'Ada', which is not JSON; write it as [{\"text\": …, \"answer_start\": …}]"),
         ("__import__('os').getcwd()", "which is not JSON"),
         ("(" * 5000, "which is not JSON"),
+        ("{[1]: 2}", "which is not JSON"),
+        ('{"text": ["a"], "text": ["b"]}', "an object has the key 'text' twice; keep one of them"),
+        ("[{'text': 'a', 'text': 'b', 'answer_start': nan}]", "an object has the key 'text' twice; keep one"),
         (7, "'answers' is 7, not a list; fix the source"),
         ([{"text": NAN}], "answers[0]: 'text' is nan, not text; fix the source"),
         ([["Ada"]], "answers[0]: ['Ada'] is not an object with 'text' (text); fix the source"),
@@ -206,6 +209,57 @@ def test_the_error_for_a_broken_csv_file_gives_the_line(tmp_path: Path, content:
     (tmp_path / "a.csv").write_text(content)
     with pytest.raises(InputError, match=re.escape(expected)):
         prepare(f"{tmp_path}/a.csv", f"{tmp_path}/out")
+
+
+BLANK_GOLD = {
+    "blank": ([{"text": "", "answer_start": -1}, {"text": " \n", "answer_start": 3}], None, []),
+    "blank and impossible": ({"text": [""], "answer_start": [-1]}, True, []),
+    "blank, yet possible": ([""], False, None),
+    "beside another": (["\u3000", "Ada"], None, [{"text": "Ada", "start_char": None}]),
+}
+
+
+@pytest.mark.parametrize("name", ["dev.json", "a.jsonl", "a.csv", "a.parquet", "questions.jsonl"])
+def test_a_blank_text_is_no_gold_answer_in_any_source(tmp_path: Path, letters: Path, name: str):
+    table = [
+        {"id": id_, "context": "Ada was here.", "question": "Who?", "answers": json.dumps(gold), "is_impossible": flag}
+        for id_, (gold, flag, _) in BLANK_GOLD.items()
+    ]
+    source, questions = str(tmp_path / name), None
+    if name == "dev.json":
+        qas = [qa(id_, answers=gold, is_impossible=flag) for id_, (gold, flag, _) in BLANK_GOLD.items()]
+        write_json(tmp_path / name, squad(article("T", paragraph("Ada was here.", *qas))))
+    elif name == "a.parquet":
+        pq.write_table(pa.Table.from_pylist(table), source)
+    elif name == "a.csv":
+        with open(source, "w", newline="") as file:
+            writer = csv.DictWriter(file, [*table[0]])
+            writer.writeheader()
+            writer.writerows(table)
+    else:
+        (tmp_path / name).write_text("\n".join(json.dumps(row | {"question_id": row["id"]}) for row in table))
+    if name == "questions.jsonl":
+        source, questions = str(letters), source
+    result = prepare(source, f"{tmp_path}/out", questions=questions)
+    found = {row["question_id"]: row["answers"] for row in rows(tmp_path / "out", "questions")}
+    assert found == {id_: gold for id_, (_, _, gold) in BLANK_GOLD.items()}
+    assert "gold: 5 answers with a blank text, left out" in str(result)
+    assert "because is_impossible is true" not in str(result)
+
+
+@pytest.mark.parametrize("line_end", ["\n", "\r\n", "\r"])
+def test_lines_of_all_systems_are_read_as_csv_and_as_json(tmp_path: Path, line_end: str):
+    csv_lines = ["", "id;context;question", '1;"Ada\nwas";Who?', "", "2;Bob;Who?", ""]
+    json_lines = [json.dumps(line) for line in LINES]
+    lines = {"a.csv": csv_lines, "a.jsonl": ["", json_lines[0], "", json_lines[1], ""]}
+    for encoding in ("utf-8", "utf-8-sig", "utf-16"):
+        for name, each in lines.items():
+            (tmp_path / encoding).mkdir(exist_ok=True)
+            (tmp_path / encoding / name).write_bytes(line_end.join(each).encode(encoding))
+            output = f"{tmp_path}/out/{encoding}/{name}"
+            result = prepare(f"{tmp_path}/{encoding}/{name}", output)
+            assert (result.questions, result.rejects) == (2, 0)
+            assert rows(output, "documents")[0]["text"] == ("Ada\nwas" if name == "a.csv" else LINES[0]["context"])
 
 
 def test_a_csv_file_with_the_line_ends_of_old_macs_is_read(tmp_path: Path):
@@ -282,7 +336,7 @@ def test_ids_of_databases_are_text(tmp_path: Path):
 
 def test_a_key_that_occurs_twice_is_an_error_not_a_loss(tmp_path: Path):
     (tmp_path / "dev.json").write_text('{"data": [{"paragraphs": [{"context": "x", "qas": [{"id": 1}], "qas": []}]}]}')
-    with pytest.raises(InputError, match=r"dev.json' is not JSON: an object has the key 'qas' twice; fix it"):
+    with pytest.raises(InputError, match=r"dev.json': an object has the key 'qas' twice; keep one of them"):
         prepare(f"{tmp_path}/dev.json", f"{tmp_path}/out")
 
 

@@ -316,7 +316,6 @@ def test_questions_that_cannot_be_used_for_training_are_rejected_with_the_reason
     bad_questions = {
         "not there": ("谁？", [{"text": "小美", "start_char": 0}], "answer_not_found"),
         "ambiguous": ("谁？", [{"text": "小明", "start_char": 3}], "answer_ambiguous"),
-        "empty": ("谁？", [{"text": " ", "start_char": 0}], "empty_answer"),
         "blank": (" ", [{"text": "小明", "start_char": 0}], "blank_question"),
         "no gold": ("谁？", None, "no_gold"),
         "again": (questions[0]["question"], questions[0]["answers"], "duplicate"),
@@ -327,6 +326,8 @@ def test_questions_that_cannot_be_used_for_training_are_rejected_with_the_reason
     moved = [{"text": "很高兴", "start_char": 0}, {"text": "很难过", "start_char": 1}]
     questions.append({"question_id": "moved", "question": "怎么样？", "document_id": "story 0", "answers": moved})
     questions.append({"question_id": "none", "question": "什么？", "document_id": "story 0", "answers": []})
+    blank = [{"text": "", "start_char": -1}, {"text": " ", "start_char": 0}, {"text": None, "start_char": None}]
+    questions.append({"question_id": "no answer", "question": "哪里？", "document_id": "story 0", "answers": blank})
     assert "很高兴" in text
     lost = {"question_id": "lost", "question": "谁？", "document_id": "story 9", "answers": []}
     bad_questions["lost"] = ("谁？", [], "unknown_document")
@@ -338,7 +339,8 @@ def test_questions_that_cannot_be_used_for_training_are_rejected_with_the_reason
     reasons = {name: reason for name, (_, _, reason) in bad_questions.items()}
     assert {row["question_id"]: row["reason"] for row in rejects} == reasons
     assert data.rejects.total() == len(bad_questions)
-    assert data.counts["training_questions"] == 18 + 2
+    assert data.counts["training_questions"] == 18 + 3
+    assert data.counts["gold_blank"] == 3
     assert data.counts["gold_relocated"] == 1
     assert data.counts["gold_answer_not_found"] == 2
 

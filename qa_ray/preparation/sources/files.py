@@ -9,7 +9,9 @@ import fsspec
 
 from qa_ray.errors import InputError
 from qa_ray.io import storage
-from qa_ray.io.parquet_listing import HIDDEN, WITHOUT_SUFFIX
+from qa_ray.io.listing import list_folder
+from qa_ray.io.local_folders import is_hidden
+from qa_ray.io.parquet_listing import HIDDEN, kind_of
 from qa_ray.wording import counted
 
 TEXT_SUFFIXES = (".txt", ".md", ".text")
@@ -46,7 +48,8 @@ class SourceFiles(NamedTuple):
         for file in self.not_read:
             name = posixpath.relpath(file, self.root)
             name = posixpath.basename(file) if name.startswith("../") else name  # beside the questions
-            kind = kinds.setdefault(_kind(name), {"files": 0, "first": []})
+            kind_name = HIDDEN if is_hidden(name) else kind_of(self.filesystem, file)
+            kind = kinds.setdefault(kind_name, {"files": 0, "first": []})
             kind["files"] += 1
             kind["first"] += [name][len(kind["first"]) // NAMED_FILES :]
         return dict(sorted(kinds.items(), key=lambda item: (-item[1]["files"], item[0])))
@@ -84,8 +87,9 @@ def list_source(uri: str) -> SourceFiles:
     Raises:
         InputError: no permission.
     """
-    root, files, hidden = storage.list_folder(uri, "source")
-    return SourceFiles(storage.open_filesystem(uri)[0], root, files, hidden)
+    listing = list_folder(uri, "source")
+    not_read = sorted([*listing.hidden, *listing.skipped])
+    return SourceFiles(storage.open_filesystem(uri)[0], listing.root, listing.files, not_read)
 
 
 def open_path(uri: str) -> str:
@@ -96,10 +100,6 @@ def open_path(uri: str) -> str:
 def suffix_of(path: str) -> str:
     """The suffix of a path in lower case, with its dot; "" if it has none."""
     return posixpath.splitext(path)[1].lower()
-
-
-def _kind(path: str) -> str:
-    return HIDDEN if storage.is_hidden(path) else suffix_of(path) or WITHOUT_SUFFIX
 
 
 def missing_source(uri: str) -> InputError:

@@ -6,7 +6,7 @@ import pyarrow as pa
 
 from qa_ray.errors import InputError
 from qa_ray.io import storage
-from qa_ray.preparation.encoding import decode
+from qa_ray.preparation.encoding import decode, split_lines
 from qa_ray.preparation.question_rows import invalid_unicode, question_row
 from qa_ray.preparation.sources.files import TABLE_SUFFIXES, SourceFiles, list_source, source_files, suffix_of
 from qa_ray.preparation.sources.tables import check_storable, inferred_field, table_rows
@@ -32,7 +32,7 @@ def read_questions(uri: str, encoding: str | None = None) -> QuestionFiles:
     files = list_source(uri)
     if suffix_of(path) == ".txt":
         text = decode(storage.read_bytes(filesystem, path), f"questions {uri!r}", encoding)
-        lines = [line.strip() for line in text.split("\n")]
+        lines = [line.strip() for line in split_lines(text)]
         records = [(f"questions {uri!r}, line {i}", {"question": line}) for i, line in enumerate(lines, 1) if line]
     elif any(suffix_of(file) in TABLE_SUFFIXES for file in files.read):
         files = source_files(uri, TABLE_SUFFIXES)

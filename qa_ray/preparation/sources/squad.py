@@ -2,9 +2,11 @@
 
 ``{"data": [{"title": …, "paragraphs": [{"context": …, "qas": [{"id", "question", "answers", "is_impossible"}]}]}]}``
 
-Each paragraph is a document with the id ``title#number``, or with the paragraph's own ``document_id`` or ``id``. Equal
-titles are made unique (``title (2)``) before paragraphs are numbered from 1. An article without a title is called
-``article N``, counted over all files.
+Each paragraph is a document with the id ``title#number``, or with the paragraph's own ``document_id`` or ``id``. A
+paragraph that comes again, with the same title (or again none), own id and text, is the same document, with more
+questions: some tools write an article for each question. Of other articles, equal titles are made unique
+(``title (2)``) before paragraphs are numbered from 1. An article without a title is called ``article N``, counted over
+all files.
 """
 
 import json
@@ -18,13 +20,13 @@ import pyarrow as pa
 
 from qa_ray.errors import InputError
 from qa_ray.io import storage
+from qa_ray.io.json_text import parse_json
 from qa_ray.preparation.encoding import decode, decode_head
 from qa_ray.preparation.gold import settle
 from qa_ray.preparation.question_rows import question_row
 from qa_ray.preparation.sources.base import RecordStream, Source, SourceRecord, unique_name
 from qa_ray.preparation.sources.files import list_source, source_files, suffix_of
-from qa_ray.preparation.sources.tables import parse_json
-from qa_ray.preparation.values import Row, checked_value, identifier
+from qa_ray.preparation.values import Row, checked_value, identifier, text_digest
 
 PARAGRAPH_BREAK = "\n\n"
 HEAD_BYTES = 1 << 16  # of a file, to tell SQuAD JSON from rows
@@ -43,16 +45,19 @@ def read(uri: str, *, join: bool = False, encoding: str | None = None) -> Record
 
     def records() -> Iterator[SourceRecord]:
         taken_titles, taken_ids = Counter[str](), Counter[str]()
+        id_by_paragraph: dict[tuple[str | None, str | None, bytes], str] = {}
         articles = (article for file in files.read for article in _articles(files.filesystem, file, encoding))
         for number, (place, article) in enumerate(articles, 1):
             content = checked_value(article, "paragraphs", place, list)
-            title = identifier(article, "title", place)
-            name = unique_name(f"article {number}" if title in (None, "") else title, taken_titles)
+            title, name = identifier(article, "title", place), None
             paragraphs = [_paragraph(each, title, f"{place}.paragraphs[{i}]") for i, each in enumerate(content)]
-            for i, paragraph in enumerate([_joined(name, paragraphs, notes)] if join else paragraphs, 1):
-                own_id = f"{name}#{i}" if paragraph.own_id is None else paragraph.own_id
-                document_id = unique_name(own_id, taken_ids)
-                document = {"document_id": document_id, "text": paragraph.text, "title": title}
+            for i, paragraph in enumerate([_joined(paragraphs, notes)] if join else paragraphs, 1):
+                key = title or None, paragraph.own_id, text_digest(paragraph.text)
+                if key not in id_by_paragraph:
+                    name = name or unique_name(title or f"article {number}", taken_titles)
+                    own_id = paragraph.own_id or (name if join else f"{name}#{i}")
+                    id_by_paragraph[key] = unique_name(own_id, taken_ids)
+                document = {"document_id": id_by_paragraph[key], "text": paragraph.text, "title": title}
                 yield SourceRecord(document, paragraph.questions)
 
     title_field = pa.field("title", pa.string())
@@ -118,7 +123,7 @@ def _paragraph(paragraph: Any, title: str | None, place: str) -> _Paragraph:
     return _Paragraph(own_id, text, questions)
 
 
-def _joined(name: str, paragraphs: list[_Paragraph], notes: Counter[str]) -> _Paragraph:
+def _joined(paragraphs: list[_Paragraph], notes: Counter[str]) -> _Paragraph:
     """The paragraphs as one, with gold answers moved to their new offsets."""
     offset = 0
     for _, text, questions in paragraphs:
@@ -127,4 +132,4 @@ def _joined(name: str, paragraphs: list[_Paragraph], notes: Counter[str]) -> _Pa
             answer["start_char"] = None if answer["start_char"] is None else answer["start_char"] + offset
         offset += len(text) + len(PARAGRAPH_BREAK)
     text = PARAGRAPH_BREAK.join(paragraph.text for paragraph in paragraphs)
-    return _Paragraph(name, text, [question for paragraph in paragraphs for question in paragraph.questions])
+    return _Paragraph(None, text, [question for paragraph in paragraphs for question in paragraph.questions])

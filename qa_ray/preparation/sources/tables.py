@@ -9,7 +9,6 @@ import io
 import itertools
 import json
 import sys
-from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
 from typing import Any
@@ -19,9 +18,10 @@ import pyarrow as pa
 
 from qa_ray.errors import InputError
 from qa_ray.io import storage
+from qa_ray.io.json_text import parse_json
 from qa_ray.io.partitions import partition_values
 from qa_ray.io.storage_errors import reading
-from qa_ray.preparation.encoding import decode
+from qa_ray.preparation.encoding import decode, split_lines
 from qa_ray.preparation.question_rows import invalid_unicode
 from qa_ray.preparation.sources.files import SourceFiles, suffix_of
 from qa_ray.preparation.values import Row
@@ -153,7 +153,7 @@ def _json_rows(text: str, file: str) -> Iterator[tuple[str, Row]]:
 
 
 def _json_values(text: str, file: str) -> Iterator[tuple[str, Any]]:
-    lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+    lines = [(number, line) for number, line in enumerate(split_lines(text), 1) if line.strip()]
     if len(lines) > 1 and not text.lstrip().startswith("[") and _is_json(lines[0][1]):
         for number, line in lines:
             yield (
@@ -170,27 +170,6 @@ def _json_values(text: str, file: str) -> Iterator[tuple[str, Any]]:
         yield f"{file!r}, line 1", value
 
 
-def parse_json(text: str, place: str, remedy: str) -> Any:
-    """The value of a JSON text, which may have NaN.
-
-    Raises:
-        InputError: it is not JSON, or nested too deeply.
-    """
-    try:
-        return json.loads(text, object_pairs_hook=_object)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{place} is not JSON: {error}; {remedy}") from error
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Of two values of one key, Python would keep only the last."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        repeated = Counter(key for key, _ in pairs).most_common(1)[0][0]
-        raise ValueError(f"an object has the key {repeated!r} twice")
-    return found
-
-
 def _is_json(line: str) -> bool:
     try:
         json.loads(line)
@@ -205,14 +184,12 @@ def _is_json(line: str) -> bool:
 def _csv_rows(text: str, file: str) -> Iterator[tuple[str, Row]]:
     """Rows of a CSV file with a header; fields are separated by commas, semicolons or tabs, as the header is."""
     csv.field_size_limit(sys.maxsize)  # 128 KiB by default, less than a long document
-    line_end = "\n" if "\n" in text else "\r"  # as Excel once wrote on a Mac
-    header_line = text.split(line_end, 1)[0].rstrip("\r")
-    delimiter = max(",;\t", key=header_line.count)
-    lines = csv.reader(
-        io.StringIO(text, newline="" if line_end == "\n" else line_end), delimiter=delimiter, strict=True
-    )
+    delimiter = max(",;\t", key=next(filter(None, split_lines(text)), "").count)
+    lines = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
-        header = [name or f"Unnamed: {i}" for i, name in enumerate(next(lines, []))]  # as pandas calls its index
+        header = [
+            name or f"Unnamed: {i}" for i, name in enumerate(next(filter(None, lines), []))
+        ]  # as pandas calls its index
         if repeated := [name for name in header if header.count(name) > 1]:
             raise InputError(f"{file!r} has two columns {repeated[0]!r}; drop or rename one of them")
         for cells in lines:
