@@ -54,7 +54,7 @@ def prometheus(folder: Path, targets: str) -> Iterator[Callable[[str], list[Any]
         return get("query?" + urllib.parse.urlencode({"query": expression}))["result"]
 
     try:
-        wait_until(is_ready, 60)
+        wait_until(is_ready)
         yield query
     finally:
         kill_session(process)
@@ -83,7 +83,7 @@ def test_every_query_of_the_grafana_dashboard_gives_data_during_a_run(models: di
         wait_until(lambda: all_seen() or ended(cluster, id_))
         assert wait_until(lambda: ended(cluster, id_)) == "SUCCEEDED"
         with suppress(AssertionError):
-            wait_until(all_seen, 60)
+            wait_until(all_seen)
         assert queries - absent <= seen, f"no data for {queries - absent - seen}"
         for expression in alert_queries | absent:
             query(expression)  # valid, whether or not it gives rows

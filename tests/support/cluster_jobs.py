@@ -32,7 +32,7 @@ def long_job(folder: Path, model: str, **runner: Any) -> AnswerConfig:
     return write_job(folder, model, documents, QUESTIONS, 1, runner=settings)
 
 
-def wait_until(condition: Callable[[], Any], seconds: float = 240) -> Any:
+def wait_until(condition: Callable[[], Any], seconds: float = 900) -> Any:
     """The first true value of ``condition()``, polled for at most ``seconds``."""
     deadline = time.monotonic() + seconds
     while not (value := condition()):

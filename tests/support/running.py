@@ -184,8 +184,11 @@ def title(pid: int) -> str:
         return ""
 
 
-def wait_for(condition: Callable[[], T], process: subprocess.Popen, log: Path, seconds: float = 240) -> T:
-    """The value of ``condition()`` once it is true; fails if the process ends before that."""
+def wait_for(condition: Callable[[], T], process: subprocess.Popen, log: Path, seconds: float = 900) -> T:
+    """The value of ``condition()`` once it is true; fails if the process ends before that.
+
+    The limit only ends what hangs: on a busy machine Ray alone can take minutes to start.
+    """
     deadline = time.monotonic() + seconds
     while not (value := condition()):
         assert process.poll() is None, log.read_text()

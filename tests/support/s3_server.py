@@ -105,8 +105,8 @@ class S3Server:
         wait_until_open(self.ports["proxy"])
 
     def kill(self) -> None:
-        """Sends SIGKILL to its processes, by id."""
-        for process in self._processes:
+        """Sends SIGKILL to its processes, by id: the proxy first, which would say that there is no such bucket."""
+        for process in reversed(self._processes):
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
         self._processes = []
@@ -176,7 +176,7 @@ def free_ports(num_ports: int) -> list[int]:
 
 
 def wait_until_open(port: int, host: str = "127.0.0.1") -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while time.monotonic() < deadline:
         with socket.socket() as client:
             if client.connect_ex((host, port)) == 0:
