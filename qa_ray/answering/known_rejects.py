@@ -17,12 +17,14 @@ MAX_FILES = 1_000  # whose footers are read once more
 
 
 def check_questions_to_all(plan: Plan) -> None:
-    """Raises an InputError for a question to every document that is too long: each of its answers would be a reject."""
-    if plan.config.windows.long_questions != "reject":
-        return
+    """Raises an InputError for a question to every document that would be a reject of each: too long, or unknown."""
+    rejects_long = plan.config.windows.long_questions == "reject"
     tokenizer, limit = Tokenizer(plan.checkpoint.folder), plan.settings.max_question_tokens
     for question in plan.questions.to_all:
-        if (num_tokens := len(tokenizer.question(question.question or ""))) > limit:
+        ids = tokenizer.question(question.question or "")
+        if fault := tokenizer.question_fault(ids):
+            raise InputError(f"questions: question {question.question_id!r}, asked of every document: {fault.detail}")
+        if rejects_long and (num_tokens := len(ids)) > limit:
             raise InputError(
                 f"questions: question {question.question_id!r}, asked of every document, has "
                 f"{too_long(num_tokens, limit)} it with windows.long_questions=truncate"
@@ -70,7 +72,11 @@ def _question_faults(plan: Plan, is_known: np.ndarray) -> Counter[str]:
     for text in plan.questions.bound_texts(is_known):
         if fault := text_fault(text):
             counts[fault.replace("text", "question")] += 1
-        elif rejects_long and len(tokenizer.question(text or "")) > limit:
+            continue
+        ids = tokenizer.question(text or "")
+        if token_fault := tokenizer.question_fault(ids):
+            counts[token_fault.reason] += 1
+        elif rejects_long and len(ids) > limit:
             counts["question_too_long"] += 1
     return counts
 

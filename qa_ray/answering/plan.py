@@ -26,12 +26,13 @@ from qa_ray.model.checkpoint import Checkpoint, model_anywhere, open_checkpoint
 from qa_ray.model.proof import Proof, prove
 from qa_ray.model.tokenizer import Tokenizer
 from qa_ray.output.sinks import check_formats
-from qa_ray.schemas import Layout
+from qa_ray.schemas import Layout, Tokens
 from qa_ray.version import VERSION
 
 SAMPLE_DOCUMENTS = 64
 SAMPLE_BYTES = 4_000_000
 SAMPLE_QUESTIONS = 100  # of a document
+MANY_UNKNOWN = 0.05  # of the tokens; a text in the model's language has hardly any
 BYTES_PER_TOKEN, QUESTION_TOKENS = 4, 12  # typical: bytes of UTF-8, tokens of a question
 # Of 60 characters each they take 1 GB in the object store of each node, and 5 GB of the driver while it checks them.
 MANY_BOUND_QUESTIONS = 10_000_000
@@ -119,6 +120,12 @@ def make_plan(config: AnswerConfig) -> Plan:
         LOG.warning("%s", note)
     num_pairs = questions.num_bound + len(questions.to_all) * documents.num_documents + documents.num_listed
     work = _estimate(documents, questions, num_pairs, tokenizer, layout, settings, selector)
+    if work.unknown_share >= MANY_UNKNOWN:
+        LOG.warning(
+            "documents: %.0f %% of the tokens are unknown to the model's tokenizer, and the model reads nothing there; "
+            "take a model for the language of the documents",
+            100 * work.unknown_share,
+        )
     identity = {
         "documents": documents.fingerprint,
         "questions": questions_fingerprint,
@@ -213,6 +220,7 @@ class _Work(NamedTuple):
     tokens: int
     windows: int
     windows_read: int
+    unknown_share: float = 0.0  # of the sampled tokens, those that the vocabulary lacks
 
 
 def _estimate(
@@ -233,7 +241,7 @@ def _estimate(
         num_windows = len(windows(document_tokens, room, settings.overlap_tokens))
         return np.array([num_windows, selector.num_read(question_ids, num_windows)])
 
-    num_sampled = num_bytes = num_tokens = 0
+    num_sampled = num_bytes = num_tokens = num_unknown = 0
     num_windows_2 = np.zeros(2)
     for document_id, text, listed in sample(documents, SAMPLE_DOCUMENTS):
         checked = check(document_id, text, questions.of(document_id), listed)
@@ -241,6 +249,7 @@ def _estimate(
         num_sampled += 1
         num_bytes += len(text.as_buffer() or b"")
         num_tokens += len(document)
+        num_unknown += tokenizer.num_unknown(document.ids_T) if isinstance(document, Tokens) else 0
         weight = max(1.0, len(checked.questions) / SAMPLE_QUESTIONS)
         for question in checked.questions[:SAMPLE_QUESTIONS] if len(document) else ():
             num_windows_2 += weight * num_windows_of(len(document), tokenizer.question(question.question or ""))
@@ -253,4 +262,5 @@ def _estimate(
         return _Work(num_tokens, *map(int, num_windows_2))
     # The size of all texts is that in the files, with what compression and encoding add: much, for a few texts.
     scale = 1.0 if num_sampled == documents.num_documents else documents.text_bytes / num_bytes
-    return _Work(round(num_tokens * scale), *(round(number * scale) for number in num_windows_2.tolist()))
+    num_windows, num_read = (round(number * scale) for number in num_windows_2.tolist())
+    return _Work(round(num_tokens * scale), num_windows, num_read, num_unknown / max(1, num_tokens))

@@ -101,15 +101,15 @@ class TokenizeDocuments:
 
 
 def _tokenized_row(document: CheckedDocument, tokenizer: Tokenizer, settings: TokenizeSettings) -> dict[str, Any]:
-    """The fields of TOKENIZED; questions that are too long or have no token to answer from become rejects."""
+    """The fields of TOKENIZED; questions that are too long, or have no known word to answer from, become rejects."""
     tokens = tokenizer(document.text) if document.questions else Tokens(*(np.empty(0, np.int32) for _ in range(3)))
     questions, rejects = [], list(document.rejects)
     limit = settings.max_question_tokens
+    document_fault = tokenizer.document_fault(tokens) if document.questions else None
     for question in document.questions:
         ids = tokenizer.question(question.question or "")
-        if not len(tokens):
-            detail = "the tokenizer finds no token in the document"
-            rejects.append(reject(question.question_id, "tokens", "no_tokens", detail))
+        if fault := document_fault or tokenizer.question_fault(ids):
+            rejects.append(reject(question.question_id, "tokens", *fault))
         elif len(ids) > limit and settings.long_questions == "reject":
             rejects.append(reject(question.question_id, "tokens", "question_too_long", too_long(len(ids), limit)))
         else:

@@ -8,7 +8,8 @@ from qa_ray.evaluation.calibration import Calibration
 from qa_ray.evaluation.metrics import find_metric
 from qa_ray.evaluation.outcomes import Figures
 from qa_ray.evaluation.precision_recall import Curve
-from qa_ray.evaluation.threshold import Threshold
+from qa_ray.evaluation.threshold import MIN_QUESTIONS, Threshold
+from qa_ray.wording import counted
 
 
 @dataclass(frozen=True)
@@ -45,9 +46,14 @@ class Evaluation:
     @property
     def settings(self) -> dict[str, float]:
         """Recommended settings of the next answer job: the no-answer threshold with the best F1."""
-        if not self.thresholds:
+        if not self.thresholds or self.num_scored < MIN_QUESTIONS:
             return {}
         return {"answers.no_answer_threshold": min(1.0, max(0.0, self.thresholds["f1"].threshold))}
+
+    @property
+    def num_scored(self) -> int:
+        """Questions that the thresholds are of."""
+        return self.overall.count
 
     def notes(self) -> list[str]:
         """Whatever the tables of figures do not show, one phrase each."""
@@ -60,6 +66,11 @@ class Evaluation:
         if self.calibration:
             notes.append(f"expected calibration error: {self.calibration.expected_error:.3f}")
         notes += [f"recommended setting: {name}={value:.6g}" for name, value in self.settings.items()]
+        if self.thresholds and not self.settings:
+            notes.append(
+                f"no setting recommended: {counted(self.num_scored, 'question')}, too few for a threshold: it takes "
+                f"{MIN_QUESTIONS}"
+            )
         if self.no_gold:
             notes.append(f"questions without gold answers, not scored: {self.no_gold:,}")
         return notes

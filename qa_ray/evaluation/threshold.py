@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
+MIN_QUESTIONS = 100  # for a threshold to recommend, and for a fit; why: training/fit.py
+
 
 @dataclass(frozen=True)
 class Threshold:

@@ -4,7 +4,9 @@
 """
 
 import inspect
+import os
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -68,8 +70,11 @@ class Reader:
         gate: str | None = None,
         **settings: Any,
     ):
+        self._arguments = {"model": model, "device": device, "dtype": dtype, "forward": forward, "gate": gate}
+        self._arguments |= {"batch_tokens": batch_tokens, "threads": threads, **settings}
         check_names(settings, [*inspect.getfullargspec(Reader).kwonlyargs, *InferenceSettings.model_fields])
         self.threads = default_threads() if threads is None else _checked_threads(threads)
+        self._process = os.getpid()
         checkpoint = open_checkpoint(model)
         self.tokenizer = Tokenizer(checkpoint.folder)
         self.layout = self.tokenizer.layout()
@@ -85,6 +90,10 @@ class Reader:
             batch_tokens=batch_tokens,
         )
         self.group_tokens = MAX_GROUP_TOKENS
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """In another process the model is loaded again."""
+        return partial(Reader, **self._arguments), ()
 
     def answer(self, question: str | Sequence[str], document: str | Sequence[str], top_k: int = 1) -> Any:
         """The best answer as ``{"score", "start", "end", "answer"}``; with ``top_k`` > 1 a list of them, best first.
@@ -133,7 +142,9 @@ class Reader:
         """
         settings = settings or self.settings
         results: list[list[dict[str, Any]]] = [[] for _ in documents]
-        with using_threads(self.threads):
+        # A forked process has none of its parent's threads, and OpenMP would wait for them for ever.
+        threads = self.threads if os.getpid() == self._process else 1
+        with using_threads(threads):
             for group in self._groups(documents):
                 for (d, _), fields in zip(group, self._answer(documents, group, settings, on_batch), strict=True):
                     results[d].append(fields)
@@ -208,13 +219,16 @@ class Reader:
 
     def _tokens(self, text: str) -> Tokens:
         _check_text("document", text)
-        if not len(tokens := self.tokenizer(text)):
-            raise InputError(f"document {text[:40]!r} has no token for this model; give it some text")
+        tokens = self.tokenizer(text)
+        if fault := self.tokenizer.document_fault(tokens):
+            raise InputError(f"document {text[:40]!r}: {fault.detail}")
         return tokens
 
     def _question(self, text: str) -> np.ndarray:
         _check_text("question", text)
         ids = self.tokenizer.question(text)
+        if fault := self.tokenizer.question_fault(ids):
+            raise InputError(f"question {text[:40]!r}: {fault.detail}")
         if len(ids) > self.settings.max_question_tokens:
             raise InputError(
                 f"question {text[:40]!r}… has {len(ids)} tokens, more than max_question_tokens="

@@ -5,6 +5,7 @@ Special tokens that occur literally in a text (``</s>``, ``[SEP]``, ``<mask>``) 
 
 import hashlib
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 import tokenizers
@@ -14,6 +15,15 @@ from qa_ray.errors import ModelError
 from qa_ray.model.offsets import find_wrong_offset, without_trimming
 from qa_ray.model.quiet import quiet_transformers
 from qa_ray.schemas import Layout, Tokens
+
+KNOWN = "the model's tokenizer knows; take a model for its language"
+
+
+class TokenFault(NamedTuple):
+    """Why a text cannot be used with this tokenizer: a reason to count by, and what exactly is wrong."""
+
+    reason: str
+    detail: str
 
 
 class Tokenizer:
@@ -52,7 +62,8 @@ class Tokenizer:
                 f"{wrong.token!r} is {wrong.characters!r} of {wrong.text!r}: answers would be cut at wrong characters; "
                 "use the tokenizer that the model was published with, or repair its pre_tokenizer in tokenizer.json"
             )
-        self._question = lru_cache(maxsize=100_000)(lambda text: self(text).ids_T)
+        # Blanks around a question are no part of it, but tokens to some tokenizers.
+        self._question = lru_cache(maxsize=100_000)(lambda text: self(text.strip()).ids_T)
 
     def _prepare(self) -> None:
         self._backend.no_truncation()
@@ -73,6 +84,27 @@ class Tokenizer:
     def question(self, text: str) -> np.ndarray:
         """The token ids of a question, cached: a question asked of many documents is tokenized once."""
         return self._question(text)
+
+    def document_fault(self, tokens: Tokens) -> TokenFault | None:
+        """Why a document with these tokens cannot be answered from; None if it can."""
+        if not len(tokens):
+            return TokenFault("no_tokens", "the tokenizer finds no token in the document")
+        if self.num_unknown(tokens.ids_T) == len(tokens):
+            return TokenFault("unknown_words", f"the document has no word that {KNOWN}")
+        return None
+
+    def question_fault(self, ids: np.ndarray) -> TokenFault | None:
+        """Why a question with these tokens cannot be asked; None if it can."""
+        if not len(ids):
+            return TokenFault("question_no_tokens", "the tokenizer finds no token in the question; write it in words")
+        if self.num_unknown(ids) == len(ids):
+            return TokenFault("question_unknown_words", f"the question has no word that {KNOWN}")
+        return None
+
+    def num_unknown(self, ids: np.ndarray) -> int:
+        """How many of these tokens stand for text that the vocabulary lacks."""
+        unknown = self._pretrained.unk_token_id
+        return 0 if unknown is None else int(np.count_nonzero(ids == unknown))
 
     def layout(self) -> Layout:
         """The special tokens around the question and the document, read from an encoded pair.

@@ -23,6 +23,9 @@ from qa_ray.runtime.failures import first_line
 from qa_ray.runtime.resources import SPARE_CPUS
 
 CONNECT_SECONDS = 20
+# A Unix socket's path has so many bytes at most; Ray adds this to its scratch folder.
+MAX_SOCKET_BYTES = 103 if sys.platform == "darwin" else 107
+LONGEST_SOCKET = "/ray/session_2024-12-31_23-59-59_999999_4194304/sockets/plasma_store"
 
 
 @contextmanager
@@ -112,7 +115,8 @@ def warn_if_open(dashboard: str, environment: Mapping[str, str]) -> None:
 
 
 def _start() -> None:
-    _check_scratch(os.environ.get("RAY_TMPDIR") or "/tmp")  # as Ray chooses it
+    on_linux = os.environ.get("TMPDIR") if sys.platform.startswith("linux") else None
+    _check_scratch(os.environ.get("RAY_TMPDIR") or on_linux or "/tmp")  # as Ray chooses it
     # Reading and tokenizing are light: they get CPUs of their own in Ray's count and share the actors' cores.
     start_ray(num_cores() + SPARE_CPUS)
 
@@ -137,7 +141,7 @@ def start_ray(num_cpus: int, **options: Any) -> None:
 
 
 def _check_scratch(folder: str) -> None:
-    """Raises a ConfigError if Ray cannot write to ``folder``: Ray itself waits long, then reports something else."""
+    """Raises a ConfigError if Ray cannot use ``folder``: Ray itself waits long, then reports something else."""
     try:
         with tempfile.TemporaryFile(dir=folder) as file:
             file.write(bytes(2**20))
@@ -146,6 +150,12 @@ def _check_scratch(folder: str) -> None:
             f"Ray's scratch folder {folder!r} cannot be written ({error.strerror or error}); make room there, or set "
             "RAY_TMPDIR to another folder"
         ) from error
+    longest = MAX_SOCKET_BYTES - len(LONGEST_SOCKET)
+    if len(os.fsencode(folder)) > longest:
+        raise ConfigError(
+            f"Ray's scratch folder {folder!r} has a path of {len(os.fsencode(folder))} bytes, and with more than "
+            f"{longest} its sockets' names are too long; set RAY_TMPDIR to a folder with a short path"
+        )
 
 
 def run_on_driver_node(actor_class: type) -> Any:

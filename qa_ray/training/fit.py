@@ -15,9 +15,8 @@ no-answer threshold maximizes, has a 95 % interval of ±10 points at that number
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from qa_ray.evaluation.threshold import MIN_QUESTIONS
 from qa_ray.wording import counted
-
-MIN_QUESTIONS = 100
 
 
 def why_scores_are_kept(num_with_answer: int) -> str | None:

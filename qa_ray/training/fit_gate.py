@@ -111,6 +111,9 @@ class _Labels:
             self.counts["answer_not_found"] += 1
             return None
         question_ids = self.tokenizer.question(question.question or "")[: self.settings.max_question_tokens]
+        if fault := self.tokenizer.question_fault(question_ids):
+            self.counts[fault.reason] += 1
+            return None
         room = self.settings.max_tokens - self.layout.num_special_tokens - len(question_ids)
         document_windows = windows(len(tokens), room, self.settings.overlap_tokens)
         is_inside_WA, is_cut_W = labels(document_windows, found)

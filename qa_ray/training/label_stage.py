@@ -18,7 +18,7 @@ from qa_ray.io.id_hashes import HASH_KEYS, hash_ids
 from qa_ray.io.row_checks import check, reject, too_long
 from qa_ray.io.storage import configure_s3
 from qa_ray.model.checkpoint import open_checkpoint
-from qa_ray.model.tokenizer import Tokenizer
+from qa_ray.model.tokenizer import TokenFault, Tokenizer
 from qa_ray.schemas import LABELED, Question, ReadableDocument, Tokens
 from qa_ray.training.labels import Fault, answer_tokens, locate
 from qa_ray.training.sampling import LabeledDocument, LabeledQuestion
@@ -62,9 +62,10 @@ class LabelDocuments:
         checked = check(document_id, text, self._questions.of(document_id))
         tokens = self._tokenizer(checked.text if checked.questions else "")
         questions, rejects, gold_outcomes, seen = [], list(checked.rejects), [], set()
+        document_fault = self._tokenizer.document_fault(tokens) if checked.questions else None
         for question in checked.questions:
-            labeled = self._label(question, checked.text, tokens, seen, gold_outcomes)
-            if isinstance(labeled, Fault):
+            labeled = document_fault or self._label(question, checked.text, tokens, seen, gold_outcomes)
+            if isinstance(labeled, Fault | TokenFault):
                 rejects.append(reject(question.question_id, "labels", *labeled))
             else:
                 questions.append(labeled)
@@ -82,16 +83,16 @@ class LabelDocuments:
 
     def _label(
         self, question: Question, text: str, tokens: Tokens, seen: set[Any], gold_outcomes: list[str]
-    ) -> dict[str, Any] | Fault:
+    ) -> dict[str, Any] | Fault | TokenFault:
         """The fields of schemas.LABELED_QUESTION, or why the question cannot be used.
 
         Adds the question to ``seen``, and how each of its gold answers was located, or why not, to ``gold_outcomes``.
         """
         if question.answers is None:
             return Fault("no_gold", "the gold answers are unknown (null); for a question without an answer, give []")
-        if not len(tokens):
-            return Fault("no_tokens", "the tokenizer finds no token in the document")
         token_ids = self._tokenizer.question(question.question or "")
+        if fault := self._tokenizer.question_fault(token_ids):
+            return fault
         limit = self._settings.max_question_tokens
         if len(token_ids) > limit and self._settings.long_questions == "reject":
             return Fault("question_too_long", too_long(len(token_ids), limit))

@@ -162,7 +162,7 @@ def test_ctrl_c_and_sigterm_end_a_run_with_130_and_the_same_command_resumes_it(t
         with command_line(path, log) as process:
             wait_for(lambda: len(complete_parts(config)) > num_parts, process, log)  # noqa: B023
             kill(process.pid, number)
-            assert process.wait(60) == 130, log.read_text()
+            assert process.wait(900) == 130, log.read_text()
         output = log.read_text().rstrip()
         assert output.endswith("interrupted; finished work is kept: run the same command again to resume")
         assert "Traceback" not in output
@@ -176,7 +176,7 @@ def test_ctrl_c_and_sigterm_end_a_run_with_130_and_the_same_command_resumes_it(t
 def test_a_finished_output_is_shown_and_left_unchanged(tmp_path: Path, job, uninterrupted):
     path, log = write_config(tmp_path, job), tmp_path / "log"
     with command_line(path, log) as process:
-        assert process.wait(120) == 0, log.read_text()
+        assert process.wait(900) == 0, log.read_text()
     assert f"{len(PAIRS)} answers and 0 rejects for {NUM_DOCUMENTS} documents" in log.read_text()
     assert json.loads((Path(job.output) / "manifest.json").read_text()) == uninterrupted[0]
 

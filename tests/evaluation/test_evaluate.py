@@ -253,9 +253,20 @@ def test_a_column_of_many_numbers_is_grouped_by_quartile(folder: Folder):
 
 
 def test_the_recommended_threshold_is_a_setting_of_the_answer_job(folder: Folder):
-    questions = folder.questions(*(question(name, gold) for name, (gold, _, _) in HAND_WORKED.items()))
-    answers = folder.answers(*(answer(name, best, score) for name, (_, best, score) in HAND_WORKED.items()))
-    evaluation = evaluate(answers, questions)
+    few = list(HAND_WORKED.items())
+    many = [(f"{name} {i}", row) for i in range(30) for name, row in few]
+    evaluation, of_few = [
+        evaluate(
+            Folder(folder.path / str(len(rows))).answers(
+                *(answer(name, best, score) for name, (_, best, score) in rows)
+            ),
+            Folder(folder.path / str(len(rows))).questions(*(question(name, gold) for name, (gold, _, _) in rows)),
+        )
+        for rows in (many, few)
+    ]
+    assert of_few.thresholds["f1"].threshold == evaluation.thresholds["f1"].threshold
+    assert of_few.settings == {}
+    assert f"no setting recommended: {len(few)} questions, too few for a threshold: it takes 100" in shown(of_few)
     assert evaluation.settings == {"answers.no_answer_threshold": 0.4}
     assert "recommended setting: answers.no_answer_threshold=0.4" in shown(evaluation)
 

@@ -1,4 +1,7 @@
+import pickle
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -386,3 +389,44 @@ def test_the_example_in_the_docstring_is_true():
     best = float32_reader("default").answer("Who built it?", "The lighthouse was built by Ada Vane in 1871.")
     assert best == {"score": pytest.approx(0.975, abs=0.005), "start": 28, "end": 36, "answer": "Ada Vane"}
     assert "{'score': 0.97…, 'start': 28, 'end': 36, 'answer': 'Ada Vane'}" in str(Reader.__doc__)
+
+
+def test_blanks_around_a_question_are_no_part_of_it(models: dict[str, str]):
+    for family in ("bert", "longformer"):
+        reader = float32_reader(models[family])
+        assert reader.answer(f" \n\t{QUESTIONS[0]}\u3000\r\n", DOCUMENT) == reader.answer(QUESTIONS[0], DOCUMENT)
+
+
+@pytest.mark.parametrize(
+    ("question", "document", "message"),
+    [
+        ("Who?", "ⵣⴰⵔ", "document 'ⵣⴰⵔ': the document has no word that the model's tokenizer knows; take a model for"),
+        ("ⵣⴰⵔ", "Ada Vane", "question 'ⵣⴰⵔ': the question has no word that the model's tokenizer knows; take a model"),
+        ("\u0301\u200b", "Ada Vane", "the tokenizer finds no token in the question; write it in words"),
+        ("Who?", "\u200b", "the tokenizer finds no token in the document"),
+    ],
+)
+def test_a_text_without_a_known_word_is_refused(models: dict[str, str], question: str, document: str, message: str):
+    with pytest.raises(InputError, match=message):
+        float32_reader(models["bert"]).answer(question, document)
+
+
+def test_a_pickled_reader_answers_the_same(models: dict[str, str]):
+    reader = float32_reader(models["bert"], read={"most": 2}, n_best=3)
+    again = pickle.loads(pickle.dumps(reader))
+    assert again.settings == reader.settings
+    assert again.answer(QUESTIONS, DOCUMENT) == reader.answer(QUESTIONS, DOCUMENT)
+
+
+def test_a_forked_process_answers_with_the_reader_of_its_parent(models: dict[str, str]):
+    """In a process of its own, because a fork of one with many threads may hang for other reasons."""
+    code = f"""
+import os, sys, qa_ray
+reader = qa_ray.Reader({models["bert"]!r}, dtype="float32", threads=2)
+document = {DOCUMENT!r}
+before = reader.answer("Who built it?", document)
+if not (child := os.fork()):
+    os._exit(0 if abs(reader.answer("Who built it?", document)["score"] - before["score"]) < 1e-5 else 1)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    assert subprocess.run([sys.executable, "-c", code], timeout=600, check=False).returncode == 0

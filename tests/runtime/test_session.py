@@ -2,15 +2,19 @@
 
 import os
 import re
+import sys
 from pathlib import Path
 
 import pytest
-from running import command_line, fill, small_disk, write_config, write_job
+from ray._private.utils import validate_socket_filepath
+from running import command_line, fill, raises_error, small_disk, write_config, write_job
 
 from qa_ray import process
+from qa_ray.errors import ConfigError
 from qa_ray.log import logged_to
 from qa_ray.process import num_cores
-from qa_ray.runtime.session import stderr_in_details, warn_if_open
+from qa_ray.runtime import session
+from qa_ray.runtime.session import LONGEST_SOCKET, MAX_SOCKET_BYTES, stderr_in_details, warn_if_open
 
 
 @pytest.mark.parametrize(("options", "reason"), [("ro", "Read-only file system"), ("rw", "No space left on device")])
@@ -23,7 +27,7 @@ def test_a_scratch_folder_that_ray_cannot_write_is_a_config_error(
             fill(disk)
         monkeypatch.setenv("RAY_TMPDIR", str(disk))
         with command_line(path, log) as process:
-            assert process.wait(120) == 2
+            assert process.wait(900) == 2
     message = " ".join(log.read_text().split())
     assert f"Ray's scratch folder '{disk}' cannot be written ({reason}); make room there, or set RAY_TMPDIR " in message
 
@@ -32,7 +36,7 @@ def test_a_cluster_that_cannot_be_reached_is_an_error_at_once(tmp_path: Path, mo
     path, log = write_config(tmp_path, write_job(tmp_path, models["bert"])), tmp_path / "log"
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
     with command_line(path, log) as process:
-        assert process.wait(60) == 1
+        assert process.wait(900) == 1
     message = " ".join(log.read_text().split())
     assert "Ray could not be reached at RAY_ADDRESS='127.0.0.1:1': [Errno 111] Connection refused; nothing " in message
 
@@ -91,7 +95,7 @@ def test_a_run_and_its_failure_print_no_word_of_rays(tmp_path: Path, models):
     questions = [{"question_id": "q", "question": "Who built it?"}]
     path, log = write_config(tmp_path, write_job(tmp_path, models["bert"], documents, questions)), tmp_path / "log"
     with command_line(path, log) as process:
-        assert process.wait(300) == 1
+        assert process.wait(900) == 1
     lines = log.read_text().splitlines()
     assert re.match(r"failed: \d+ of 60 questions were rejected already \(null_text \d+\), more than limits", lines[-1])
     assert lines[-1].endswith("because another input is another run")
@@ -99,3 +103,24 @@ def test_a_run_and_its_failure_print_no_word_of_rays(tmp_path: Path, models):
     assert not re.search(r"\x1b|ray::|attempts|logging\.cc|Traceback|The above exception", words)
     phases = ["planning: ", "starting Ray on this machine", "answering 60 questions in about "]
     assert [phase for phase in phases if phase not in words] == []
+
+
+@pytest.mark.parametrize("variable", ["RAY_TMPDIR", "TMPDIR"])
+def test_a_scratch_folder_whose_path_is_too_long_for_sockets_is_a_config_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str
+):
+    folder = tmp_path / ("x" * 60)
+    folder.mkdir()
+    monkeypatch.delenv("RAY_TMPDIR", raising=False)
+    monkeypatch.setenv(variable, str(folder))
+    monkeypatch.setattr(sys, "platform", "linux")
+    with raises_error(ConfigError, f"Ray's scratch folder '{folder}' has a path of ", "set RAY_TMPDIR to a folder"):
+        session._start()
+
+
+def test_the_longest_scratch_folder_that_is_allowed_has_room_for_ray(tmp_path: Path):
+    longest = MAX_SOCKET_BYTES - len(LONGEST_SOCKET)
+    assert longest > len("/var/folders/tmp")
+    validate_socket_filepath("/" + "x" * (longest - 1) + LONGEST_SOCKET)
+    with pytest.raises(OSError, match="AF_UNIX path length"):
+        validate_socket_filepath("/" + "x" * longest + LONGEST_SOCKET)
