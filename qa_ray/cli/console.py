@@ -12,7 +12,7 @@ from qa_ray.config import AnswerConfig, FinetuneConfig
 from qa_ray.io.storage import absolute_uri, join, open_filesystem, open_parquet
 from qa_ray.schemas import ANSWER
 from qa_ray.training.fit import compare_with_start, describe_fit
-from qa_ray.wording import counted
+from qa_ray.wording import counted, shortened
 
 MAX_CHARS = 500  # shown of an answer or a snippet
 EPOCH_COLUMNS = {
@@ -75,19 +75,16 @@ def _show_first(output: str, file: str, num_rows: int, console: Console) -> None
             console.print(f"    [dim]no answer ({row['no_answer_score']:.2f})[/]\n")
             continue
         details = f"score {row['score']:.2f}, characters {row['start_char']}–{row['stop_char']}"
-        console.print(f"    [bold green]{escape(_shortened(row['answer']))}[/]  [dim]{details}[/]", highlight=False)
+        answer = escape(shortened(row["answer"], MAX_CHARS))
+        console.print(f"    [bold green]{answer}[/]  [dim]{details}[/]", highlight=False)
         console.print(Padding(_highlighted_snippet(row), (0, 0, 1, 4)), highlight=False)
 
 
 def _highlighted_snippet(row: dict[str, Any]) -> Text:
     """The snippet on one line, with the answer in bold."""
-    text = Text(_shortened(" ".join(row["snippet"].split())), style="dim")
+    text = Text(shortened(" ".join(row["snippet"].split()), MAX_CHARS), style="dim")
     text.highlight_words([" ".join(row["answer"].split())], "bold not dim")
     return text
-
-
-def _shortened(text: str) -> str:
-    return text if len(text) <= MAX_CHARS else text[: MAX_CHARS - 1] + "…"
 
 
 def describe_counts(counts: dict[str, int]) -> str:

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, PositiveInt, ValidationError, ValidatorFunctionWrapHandler, field_validator
+from pydantic import BeforeValidator, Field, PositiveInt, ValidatorFunctionWrapHandler, field_validator
 from pydantic_core import PydanticCustomError
 
 from qa_ray.config.sections import (
@@ -16,6 +16,7 @@ from qa_ray.config.sections import (
     WindowSettings,
     as_list,
     derived_settings,
+    number_or_range,
 )
 from qa_ray.inference.settings import InferenceSettings
 from qa_ray.model.settings import Device, Dtype, Forward, ModelSettings
@@ -113,13 +114,7 @@ class RunnerSettings(Section):
     @field_validator("actors", mode="wrap")
     @classmethod
     def _min_max(cls, value: Any, check: ValidatorFunctionWrapHandler) -> Any:
-        try:
-            actors = check(value)
-        except ValidationError:
-            actors = (2, 1)
-        if isinstance(actors, tuple) and actors[0] > actors[1]:
-            raise PydanticCustomError("actors", "Input should be auto, a number above 0, or [min, max] such as [1, 4]")
-        return actors
+        return number_or_range(value, check, "auto, a number above 0, or [min, max] such as [1, 4]")
 
 
 class Limits(Section):

@@ -1,11 +1,22 @@
 """The config of ``qa-ray finetune``."""
 
+import json
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveInt, field_validator, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, ValidatorFunctionWrapHandler, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from qa_ray.config.sections import Columns, JobConfig, OneOf, Place, Places, Section, StorageSettings, WindowSettings
+from qa_ray.config.sections import (
+    Columns,
+    JobConfig,
+    OneOf,
+    Place,
+    Places,
+    Section,
+    StorageSettings,
+    WindowSettings,
+    number_or_range,
+)
 from qa_ray.evaluation.metrics import METRICS, described
 from qa_ray.model.settings import Device
 
@@ -152,12 +163,10 @@ class WorkerSettings(Section):
         description="How long a cluster may take to start the nodes for the smallest number of workers, in seconds.",
     )
 
-    @field_validator("workers")
+    @field_validator("workers", mode="wrap")
     @classmethod
-    def _min_max(cls, workers: Any) -> Any:
-        if isinstance(workers, tuple) and workers[0] > workers[1]:
-            raise PydanticCustomError("workers", "Input should be a number above 0, or [min, max] such as [1, 8]")
-        return workers
+    def _min_max(cls, value: Any, check: ValidatorFunctionWrapHandler) -> Any:
+        return number_or_range(value, check, "a number above 0, or [min, max] such as [1, 8]")
 
 
 class FinetuneConfig(JobConfig):
@@ -198,3 +207,12 @@ class FinetuneConfig(JobConfig):
         examples=[{"data": "SQuAD 1.1", "license": "CC BY-SA 4.0"}],
     )
     storage: StorageSettings = StorageSettings()
+
+    @field_validator("about")
+    @classmethod
+    def _json(cls, about: dict[str, Any]) -> dict[str, Any]:
+        try:
+            json.dumps(about, allow_nan=False)
+        except ValueError as error:
+            raise PydanticCustomError("json", "JSON has no .inf and no .nan; write text") from error
+        return about

@@ -7,7 +7,7 @@ Every key carries a description. Types, bounds, defaults and descriptions are al
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, LiteralString
 
 from pydantic import (
     AfterValidator,
@@ -18,6 +18,8 @@ from pydantic import (
     GetCoreSchemaHandler,
     GetJsonSchemaHandler,
     PositiveInt,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
     create_model,
     model_validator,
 )
@@ -76,6 +78,17 @@ class Section(BaseModel):
     @classmethod
     def _null_means_empty(cls, values: Any) -> Any:
         return {} if values is None else values
+
+
+def number_or_range(value: Any, check: ValidatorFunctionWrapHandler, expected: LiteralString) -> Any:
+    """A checked number, or a pair whose first is not above its second; ``expected`` says so in one error."""
+    try:
+        number = check(value)
+    except ValidationError:
+        number = (2, 1)
+    if isinstance(number, tuple) and number[0] > number[1]:
+        raise PydanticCustomError("number_or_range", f"Input should be {expected}")
+    return number
 
 
 class JobConfig(Section):

@@ -12,51 +12,114 @@ from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origi
 import yaml
 from pydantic import BaseModel
 
+from qa_ray.wording import shown
+
 NULL = re.compile(r"~|null|Null|NULL|")
 BOOLEAN = re.compile(r"true|True|TRUE|false|False|FALSE")
 NUMBER = re.compile(
     r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+|[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)"
     r"|\.(nan|NaN|NAN)"
 )
+MERGE = "tag:yaml.org,2002:merge"
+MAX_INTEGER, MAX_INTEGER_CHARS = 1 << 63, 100
+MAX_VALUES, MAX_DEPTH = 100_000, 50
+"""No job needs more; PyYAML itself takes memory without end for aliases of aliases, and some 250 levels."""
 
 
 class _Plain(str):
     """A value without quotes that YAML reads as a number, true or false: its text, with that reading."""
 
-    reading: Any
+    mark: yaml.Mark
+
+    @property
+    def reading(self) -> bool | int | float:
+        """Raises a YAMLError for an integer of more than 64 bits: no setting takes it, nor does JSON for certain."""
+        lower = self.lower()
+        if lower in ("true", "false"):
+            return lower == "true"
+        if not re.fullmatch("[-+]?[0-9]+|0[ox].+", lower):
+            return float(lower.replace(".inf", "inf").replace(".nan", "nan"))
+        number = int(lower, 0 if lower[:2] in ("0o", "0x") else 10) if len(lower) <= MAX_INTEGER_CHARS else MAX_INTEGER
+        if abs(number) >= MAX_INTEGER:
+            raise _error(f"{shown(str(self))} is an integer of more than 64 bits", self.mark)
+        return number
 
 
 class _Loader(yaml.SafeLoader):
-    """The rules of YAML 1.2, and the merge key of 1.1; a key that occurs twice is an error."""
+    """The rules of YAML 1.2, and the merge key of 1.1. All keys are text; one that occurs twice is an error.
+
+    Values are those of JSON: other tags are errors, and so are halves of UTF-16 pairs that have no other half, and a
+    value within itself. A file has up to MAX_VALUES values, each counted as often as it is used, up to MAX_DEPTH deep.
+    """
 
     yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}  # pyright: ignore[reportIncompatibleVariableOverride]
+    yaml_constructors: ClassVar[dict[Any, Any]] = {  # pyright: ignore[reportIncompatibleVariableOverride]
+        tag: yaml.SafeLoader.yaml_constructors[tag]
+        for tag in (*(f"tag:yaml.org,2002:{name}" for name in ("str", "null", "seq", "map")), None)
+    }
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.value in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"{key.value!r} is set twice, keep one", key.start_mark
-                )
-            seen.add(key.value if isinstance(key, yaml.ScalarNode) else None)
-        return super().construct_mapping(node, deep)
+    def __init__(self, text: str):
+        super().__init__(text)
+        self._depth = self._num_values = 0
+        self._sizes: dict[yaml.Node, int] = {}  # in values, of what is complete
+
+    def get_single_node(self) -> yaml.Node | None:
+        try:
+            return super().get_single_node()
+        except (ValueError, OverflowError) as error:  # PyYAML lets pass what chr and int refuse: "\UFFFFFFFF"
+            raise _error("no character or version of YAML has this number", self.get_mark()) from error
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        event = self.peek_event()
+        if self._depth == MAX_DEPTH:
+            raise _error(f"more than {MAX_DEPTH} values are within each other", event.start_mark)
+        self._depth += 1
+        num_before = self._num_values
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        if isinstance(event, yaml.AliasEvent):
+            if node not in self._sizes:
+                raise _error(f"'*{event.anchor}' is within the value that it stands for", event.start_mark)
+            self._num_values += self._sizes[node]
+        elif node is not None:
+            self._num_values += 1
+            self._sizes[node] = self._num_values - num_before
+        if self._num_values > MAX_VALUES:
+            raise _error(f"more than {MAX_VALUES:,} values, with those that '*' repeats", event.start_mark)
+        return node
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        seen: set[str] = set()
+        for number, (key, value) in enumerate(node.value):
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    raise _error(f"{shown(key.value)} is set twice, keep one", key.start_mark)
+                seen.add(key.value)
+                tag = key.tag if key.tag == MERGE else self.DEFAULT_SCALAR_TAG
+                node.value[number] = yaml.ScalarNode(tag, key.value, key.start_mark, key.end_mark, key.style), value
+        return node
+
+    def construct_scalar(self, node: yaml.ScalarNode | yaml.MappingNode) -> Any:
+        text = super().construct_scalar(node)
+        if not isinstance(text, str) or not re.search("[\ud800-\udfff]", text):
+            return text
+        try:
+            return text.encode("utf-16", "surrogatepass").decode("utf-16")  # "\ud83e\udd8a", as JSON has it
+        except UnicodeDecodeError as error:
+            raise _error(f"{shown(text)} has half of a UTF-16 pair", node.start_mark) from error
+
+
+def _error(problem: str, mark: yaml.Mark) -> yaml.MarkedYAMLError:
+    return yaml.MarkedYAMLError(problem=problem, problem_mark=mark)
 
 
 def _construct_plain(loader: _Loader, node: yaml.ScalarNode) -> _Plain:
     plain = _Plain(loader.construct_scalar(node))
-    plain.reading = _reading(plain)
+    plain.mark = node.start_mark
+    if not BOOLEAN.fullmatch(plain) and not NUMBER.fullmatch(plain):  # with a tag such as !!int
+        raise _error(f"{shown(str(plain))} is not {node.tag.rpartition(':')[2]}", node.start_mark)
     return plain
-
-
-def _reading(text: str) -> bool | int | float:
-    lower = text.lower()
-    if lower in ("true", "false"):
-        return lower == "true"
-    if lower.startswith(("0x", "0o")):
-        return int(lower, 0)
-    return (
-        int(text) if re.fullmatch("[-+]?[0-9]+", text) else float(lower.replace(".inf", "inf").replace(".nan", "nan"))
-    )
 
 
 for _tag, _pattern, _first in (
@@ -74,9 +137,23 @@ def read_yaml(text: str, wanted: Any) -> Any:
     """The value of a YAML document for a setting, or a config, of the type ``wanted``.
 
     Raises:
-        yaml.YAMLError: not YAML, or a key occurs twice.
+        yaml.YAMLError: not YAML, or not as _Loader takes it.
     """
     return _as_wanted(yaml.load(text, _Loader), wanted)
+
+
+def write_yaml(values: dict[str, Any]) -> str:
+    """YAML that ``read_yaml`` reads as these values: ``1e3`` is in quotes if it is text, which 1.1 does not need."""
+    return yaml.dump(values, Dumper=_Dumper, allow_unicode=True, sort_keys=False)
+
+
+class _Dumper(yaml.SafeDumper):
+    def represent_str(self, data: str) -> yaml.ScalarNode:
+        is_text = data.isprintable() and not any(pattern.fullmatch(data) for pattern in (NULL, BOOLEAN, NUMBER))
+        return self.represent_scalar("tag:yaml.org,2002:str", data, style=None if is_text else '"')
+
+
+_Dumper.add_representer(str, _Dumper.represent_str)
 
 
 def read_word(text: str, wanted: Any) -> Any:
@@ -125,10 +202,7 @@ def _as_wanted(value: Any, wanted: Any) -> Any:
     if isinstance(value, _Plain):
         return str(value) if takes_text(wanted) else value.reading
     if isinstance(value, dict):
-        return {
-            str(key) if isinstance(key, _Plain) else key: _as_wanted(inner, _type_of_member(wanted, str(key)))
-            for key, inner in value.items()
-        }
+        return {key: _as_wanted(inner, _type_of_member(wanted, key)) for key, inner in value.items()}
     if isinstance(value, list):
         return [_as_wanted(item, _type_of_items(wanted)) for item in value]
     return value

@@ -13,6 +13,7 @@ from decimal import Decimal
 from typing import Any
 
 from qa_ray.errors import InputError
+from qa_ray.wording import shown
 
 Row = dict[str, Any]
 
@@ -44,10 +45,10 @@ def checked_value(record: Any, key: str, place: str, *types: type) -> Any:
     names = {str: "text", int: "a whole number", list: "a list", dict: "an object", type(None): "null"}
     expected = " or ".join(names[each] for each in types)
     if not isinstance(record, dict):
-        raise InputError(f"{place}: {_shown(record)} is not an object with {key!r} ({expected}); fix the source")
+        raise InputError(f"{place}: {shown(record)} is not an object with {key!r} ({expected}); fix the source")
     if value is ...:
         raise InputError(f"{place}: there is no {key!r} (expected {expected}); fix the source")
-    raise InputError(f"{place}: {key!r} is {_shown(value)}, not {expected}; fix the source")
+    raise InputError(f"{place}: {key!r} is {shown(value)}, not {expected}; fix the source")
 
 
 def text_or_none(record: Any, key: str, place: str) -> str | None:
@@ -78,7 +79,7 @@ def identifier(record: Any, key: str, place: str) -> str | None:
         return str(value)
     lost = " (a float of this size has lost digits)" if isinstance(value, float) and value.is_integer() else ""
     raise InputError(
-        f"{place}: {key!r} is {_shown(value)}, not text or a whole number{lost}; write the ids of the source as text"
+        f"{place}: {key!r} is {shown(value)}, not text or a whole number{lost}; write the ids of the source as text"
     )
 
 
@@ -96,7 +97,7 @@ def truth(record: Any, key: str, place: str) -> bool | None:
         return None
     if word in TRUE or word in FALSE:
         return word in TRUE
-    raise InputError(f"{place}: {key!r} is {_shown(value)}, neither true nor false; write true, false or null")
+    raise InputError(f"{place}: {key!r} is {shown(value)}, neither true nor false; write true, false or null")
 
 
 def start_char(value: Any, name: str, place: str) -> int | None:
@@ -113,13 +114,13 @@ def start_char(value: Any, name: str, place: str) -> int | None:
     if is_missing(value):
         return None
     if isinstance(number, float) and math.isfinite(number) and not number.is_integer():
-        raise InputError(f"{place}: {name} is {_shown(value)}, which has a fraction; {_REMEDY_FOR_POSITIONS}")
+        raise InputError(f"{place}: {name} is {shown(value)}, which has a fraction; {_REMEDY_FOR_POSITIONS}")
     if (isinstance(number, float) and abs(number) < MAX_EXACT_FLOAT) or (
         isinstance(number, Decimal) and _is_whole(number)
     ):
         number = int(number)
     if not isinstance(number, int) or isinstance(number, bool) or abs(number) >= MAX_START_CHAR:
-        raise InputError(f"{place}: {name} is {_shown(value)}, not a whole number; {_REMEDY_FOR_POSITIONS}")
+        raise InputError(f"{place}: {name} is {shown(value)}, not a whole number; {_REMEDY_FOR_POSITIONS}")
     return number
 
 
@@ -142,11 +143,3 @@ def _digits(number: int, key: str, place: str) -> str:
         return str(number)
     except ValueError as error:  # Python writes at most 4,300 digits
         raise InputError(f"{place}: {key!r} is a number of more digits than can be read; write it as text") from error
-
-
-def _shown(value: Any) -> str:
-    try:
-        shown = repr(value)
-    except ValueError:  # as in _digits
-        shown = f"a {type(value).__name__}"
-    return shown if len(shown) <= 60 else shown[:59] + "…"

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-import yaml
 from ray.job_submission import JobSubmissionClient
 
 import qa_ray
 from qa_ray.config import Section
+from qa_ray.config.yaml_text import write_yaml
 from qa_ray.errors import ConfigError, JobError
 
 CONFIG_FILE = "config.yaml"  # in the working directory of the job
@@ -77,7 +77,7 @@ def submit(verb: str, config: Section, address: str, *, with_code: bool, check: 
     _check_paths(values)
     client: Any = _connect(address)
     with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / CONFIG_FILE).write_text(yaml.safe_dump(values, allow_unicode=True, sort_keys=False))
+        (Path(folder) / CONFIG_FILE).write_text(write_yaml(values), encoding="utf-8")
         environment = {
             "working_dir": folder,
             "env_vars": {"RAY_USAGE_STATS_ENABLED": "0", "OMP_WAIT_POLICY": "PASSIVE"},

@@ -9,6 +9,8 @@ from qa_ray.config import AnswerConfig, FinetuneConfig, PrepareConfig, read_conf
 from qa_ray.errors import ConfigError, InputError
 
 COMPLETE = "documents: d\nquestions: q\noutput: o\n"
+LAUGHS = "a0: &a0 [0]\n" + "".join(f"a{i}: &a{i} [{f'*a{i - 1}, ' * 9}]\n" for i in range(1, 30))
+MERGED_LAUGHS = "a0: &a0 {x: 0}\n" + "".join(f"a{i}: &a{i} {{<<: [{f'*a{i - 1}, ' * 9}]}}\n" for i in range(1, 30))
 
 
 @pytest.fixture
@@ -42,7 +44,8 @@ def test_a_section_whose_lines_are_all_commented_out_is_all_defaults(write_confi
         ("max_tokens=5", "unknown setting 'max_tokens'; did you mean 'windows.max_tokens'?"),
         ("window.max_tokens=5", "unknown setting 'window'; did you mean 'windows'?"),
         ("dokuments=5", "unknown setting 'dokuments'; did you mean 'documents'?"),
-        ("zzz=1", "unknown setting 'zzz'; known are documents, questions, output, model, columns.document_id,"),
+        ("zzz=1", "unknown setting 'zzz'; known are documents, questions, output, model, columns, windows, answers,"),
+        ("columns.zzz=1", "unknown setting 'columns.zzz'; known are document_id, text, question_id, question,"),
         ("windows.max_tokens=many", "windows.max_tokens: Input should be a valid integer"),
         ("windows.max_tokens=0", "windows.max_tokens: Input should be greater than 0, not 0"),
         ("windows.max_tokens=4.5", "not 4.5"),
@@ -76,6 +79,10 @@ def test_a_section_whose_lines_are_all_commented_out_is_all_defaults(write_confi
         ("documents.path=x", "documents.path: 'documents' is a value ('d'), not a section with settings of its own"),
         ("documents", "'documents': not a setting; write key=value, for example windows.max_tokens=4096"),
         ("=5", "'=5': not a setting; write key=value, for example windows.max_tokens=4096"),
+        (
+            "output=M\udcfcnchen",
+            "'output=M\\udcfcnchen' has bytes that are not UTF-8; use names and a terminal in UTF-8",
+        ),
         ("columns.keep=[a", "'columns.keep=[a': the value is not YAML (expected ',' or ']', but got "),
     ],
 )
@@ -94,9 +101,30 @@ def test_a_wrong_setting_is_an_error_with_its_remedy(write_config, setting: str,
         (b"documents: \x00", "not YAML (unacceptable character #x0000"),
         ("questions: d\n", "the setting 'documents' is missing; add it to the file or as documents=…; the setting"),
         (COMPLETE + "1: 2\n", "unknown setting '1'; "),
-        (COMPLETE + "questions: r\n", "('questions' is set twice, keep one in "),
+        (COMPLETE + "questions: r\n", "('questions' is set twice, keep one; line 4, column 1)"),
         ("documents: @daily\n", "needs quotes, such as documents: '@daily'"),
-        ("documents: *daily\n", "(found undefined alias 'daily' "),
+        ("documents: *daily\n", "(found undefined alias 'daily'; line 1"),
+        (COMPLETE + "documents.path: x\n", "documents.path: 'documents' is a value ('d'), not a section"),
+        (COMPLETE + "windows.max_tokens: 5\nwindows: {max_tokens: 6}\n", "'windows.max_tokens' is set twice, keep one"),
+        (
+            COMPLETE + f"windows: {{max_tokens: {'9' * 5_000}}}\n",
+            "… is an integer of more than 64 bits; line 4, column 23)",
+        ),
+        (COMPLETE + f"windows: {{max_tokens: 0x{'f' * 5_000}}}\n", "… is an integer of more than 64 bits; line 4"),
+        (COMPLETE + "windows: &a [*a]\n", "('*a' is within the value that it stands for; line 4, column 14)"),
+        (COMPLETE + "windows: &a {<<: *a}\n", "('*a' is within the value that it stands for; line 4, column 18)"),
+        (LAUGHS, "(more than 100,000 values, with those that '*' repeats; line 6, column"),
+        (MERGED_LAUGHS, "(more than 100,000 values, with those that '*' repeats; line 6, column"),
+        ("[" * 5_000, "(more than 50 values are within each other; line 1, column 51)"),
+        ('documents: "\\UFFFFFFFF"', "(no character or version of YAML has this number; line 1, column "),
+        (f"%YAML {'9' * 5_000}.1\n---\n", "(no character or version of YAML has this number; line 1, column "),
+        ('documents: "\\ud83e"', "('\\ud83e' has half of a UTF-16 pair; line 1, column 12)"),
+        ("documents: !!int many", "('many' is not int; line 1, column 12)"),
+        ("documents: !!map many", "(expected a mapping node, but found scalar; line 1, column 12)"),
+        (
+            "documents: !!timestamp today",
+            "(could not determine a constructor for the tag 'tag:yaml.org,2002:timestamp'",
+        ),
         (
             COMPLETE + "windows.max_token: 5\n",
             "unknown setting 'windows.max_token'; did you mean 'windows.max_tokens'?",
@@ -118,9 +146,43 @@ def test_missing_files_folders_and_unknown_protocols_are_errors(tmp_path: Path):
         read_config(AnswerConfig, "s4://bucket/config.yaml")
 
 
-def test_a_pair_of_workers_begins_with_the_smaller_number(write_config):
-    with raises_error(ConfigError, "runner.workers: Input should be a number above 0, or [min, max] such as [1, 8]"):
-        read_config(FinetuneConfig, write_config(COMPLETE), ["runner.workers=[3, 1]"])
+@pytest.mark.parametrize("workers", ["[3, 1]", "many", "[1, 2, 3]"])
+def test_a_pair_of_workers_begins_with_the_smaller_number(write_config, workers: str):
+    expected = "command line: runner.workers: Input should be a number above 0, or [min, max] such as [1, 8], not "
+    with raises_error(ConfigError, expected):
+        read_config(FinetuneConfig, write_config(COMPLETE), [f"runner.workers={workers}"])
+
+
+def test_what_is_recorded_about_a_model_is_json(write_config):
+    with raises_error(ConfigError, "about: JSON has no .inf and no .nan; write text, not {'f1': nan}"):
+        read_config(FinetuneConfig, write_config(COMPLETE + "about: {f1: .nan}\n"))
+
+
+@pytest.mark.parametrize(
+    "setting", ["windows.max_tokens=0", "windows=5", "zzz=1", "documents.a=1", "documents", "export=[a"]
+)
+def test_an_error_of_the_command_line_names_it_and_not_the_file(write_config, setting: str):
+    path = write_config(COMPLETE)
+    with pytest.raises(ConfigError) as error:
+        read_config(AnswerConfig, path, [setting])
+    assert str(error.value).startswith("command line: ")
+    assert path not in str(error.value)
+    with raises_error(ConfigError, f"{path}: the setting 'output' is missing", "; command line: windows.max_tokens: "):
+        read_config(AnswerConfig, write_config("documents: d\n"), ["windows.max_tokens=0"])
+
+
+@pytest.mark.parametrize("long", ["x" * 5_000, "9" * 5_000, f"[{'[1], ' * 1_000}]", "'" * 4_999, "{a: " * 1_000])
+def test_long_values_and_keys_are_shortened_in_messages(write_config, long: str):
+    for setting in (
+        f"windows.max_tokens={long}",
+        f"windows={long}",
+        f"{long}=1",
+        f"windows.{long}=1",
+        long,
+    ):
+        with pytest.raises(ConfigError) as error:
+            read_config(AnswerConfig, write_config(COMPLETE), [setting] * 3)
+        assert 40 < len(str(error.value)) < 1_000
 
 
 def test_every_verb_checks_its_own_settings(write_config):

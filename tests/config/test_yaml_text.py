@@ -1,12 +1,13 @@
 """Values as they are meant: text where a setting wants text, numbers where it wants numbers."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from qa_ray.config import AnswerConfig, EvaluateConfig, FinetuneConfig, PrepareConfig, read_config
-from qa_ray.config.yaml_text import NULL, read_word, read_yaml
+from qa_ray.config.yaml_text import NULL, read_word, read_yaml, write_yaml
 
 COMPLETE = "documents: d\nquestions: q\noutput: o\n"
 # What YAML 1.1 or 1.2 takes for a date, a truth value, a number, null, a comment or syntax.
@@ -121,6 +122,28 @@ def test_keys_with_a_dot_in_a_file_are_settings_of_sections(tmp_path: Path):
     config = answer_config(tmp_path, COMPLETE + "windows.max_tokens: 512\ncolumns.text: no\ncolumns:\n  question: q\n")
     assert config.windows.model_dump()["max_tokens"] == 512
     assert (config.columns.text, config.columns.question) == ("no", "q")
+
+
+def test_halves_of_a_utf_16_pair_are_one_character_as_in_json(tmp_path: Path):
+    assert answer_config(tmp_path, json.dumps({"documents": "🦊", "output": "o"})).documents == "🦊"
+
+
+def test_keys_are_text():
+    assert read_yaml("{null: a, ~: b, true: c, 1.0: d, ? : e}", None) == {
+        "null": "a", "~": "b", "true": "c", "1.0": "d", "": "e",
+    }  # fmt: skip
+
+
+def test_values_are_read_as_they_were_written():
+    values = {word: [word, {word: word}] for word in (*WORDS, "null", "~", "", "a\nb", "🦊", "\x85")} | {
+        "a": [7, 1e-5, None]
+    }
+    assert read_yaml(write_yaml(values), None) == values
+
+
+def test_a_mapping_that_was_merged_is_no_key_set_twice():
+    text = "base: &base {x: 1}\nin: {more: &more {<<: *base, x: 2}}\nout: {<<: *more}"
+    assert read_yaml(text, None) == {"base": {"x": 1}, "in": {"more": {"x": 2}}, "out": {"x": 2}}
 
 
 def test_merged_keys_of_a_file_are_kept(tmp_path: Path):
