@@ -30,8 +30,8 @@ class Model:
     """A question-answering checkpoint on a device, ready for batches of up to ``batch_tokens`` tokens.
 
     ``forward="auto"`` uses qa-ray's own exact forward pass where the family has one, and prepacked linear layers on a
-    CPU; ``"transformers"`` is the reference, unchanged. The dtype int8 is that of the linear layers; all else is bfloat16. ``document_type_id`` is the token type of a window's document,
-    None if the tokenizer gives no token types.
+    CPU; ``"transformers"`` is the reference, unchanged. In int8 only the linear layers differ from bfloat16, in both.
+    ``document_type_id`` is the token type of a window's document, None if the tokenizer gives no token types.
 
     Raises:
         ConfigError: an unknown ``dtype`` or ``forward``, or int8 where it is not faster.

@@ -5,6 +5,7 @@ python tests/benchmarks/dtype_scores.py dev-v1.1.json [--questions 1000] [--dtyp
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
 from qa_ray.evaluation.squad import squad1_scores
@@ -34,10 +35,14 @@ def main() -> None:
         answers = Reader(device="cpu", dtype=dtype).answer(list(questions), list(documents))
         answers_by_dtype[dtype] = texts = [answer["answer"] for answer in answers]
         scores = [squad1_scores(text, golds) for text, golds in zip(texts, golds_Q, strict=True)]
-        exact, f1 = (100 * sum(getattr(score, name) for score in scores) / len(scores) for name in ("exact", "f1"))
+        exact, f1 = (
+            100 * sum(getattr(score, name) for score in scores) / len(scores) for name in ("exact_match", "f1")
+        )
         first = next(iter(answers_by_dtype.values()))
         num_equal = sum(a == b for a, b in zip(texts, first, strict=True))
-        print(f"{dtype}: EM {exact:.2f}, F1 {f1:.2f}; {num_equal:,} of {len(texts):,} answers as in the first", flush=True)
+        result = f"{dtype}: EM {exact:.2f}, F1 {f1:.2f}; {num_equal:,} of {len(texts):,} answers as in the first"
+        sys.stdout.write(f"{result}\n")
+        sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -74,9 +74,7 @@ def test_int8_is_refused_on_a_gpu():
 
 
 @pytest.mark.parametrize("capability", ["avx2", "avx512_vnni", "avx512_bf16"])
-def test_int8_is_refused_on_a_processor_on_which_it_is_not_faster(
-    capability: str, monkeypatch: pytest.MonkeyPatch
-):
+def test_int8_is_refused_on_a_processor_on_which_it_is_not_faster(capability: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {capability: True})
     with pytest.raises(ConfigError, match=r"dtype='int8': this processor .* VNNI .*; use dtype auto"):
         device.resolve_dtype("int8", "cpu")
