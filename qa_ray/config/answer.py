@@ -51,7 +51,8 @@ class RunnerSettings(Section):
     dtype: Dtype = Field(
         default="auto",
         description="Number format of the model; auto: bfloat16 where the hardware has it, else float32. Name one to "
-        "be able to resume the run on other hardware.",
+        "be able to resume the run on other hardware. int8: linear layers in int8 and all else in bfloat16, on "
+        "CPUs with VNNI or AMX.",
     )
     forward: Forward = Field(
         default="auto",

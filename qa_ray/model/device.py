@@ -58,8 +58,14 @@ def default_threads() -> int:
 
 
 def resolve_dtype(dtype: str, device: str) -> str:
-    """``dtype``; for ``auto`` bfloat16 where the device computes in it (every GPU since 2020), else float32."""
+    """``dtype``; for ``auto`` bfloat16 where the device computes in it (every GPU since 2020), else float32.
+
+    Raises:
+        ConfigError: an unknown dtype, or int8 on a device on which it is not faster.
+    """
     check_choice("dtype", dtype, get_args(Dtype))
+    if dtype == "int8":
+        _check_int8(device)
     if dtype != "auto":
         return dtype
     return "bfloat16" if device == "cuda" or cpu_has_bfloat16() else "float32"
@@ -69,6 +75,23 @@ def cpu_has_bfloat16() -> bool:
     """Whether this processor multiplies in bfloat16; others emulate it, which is slower than float32."""
     capabilities = torch.cpu.get_capabilities()
     return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))  # the last one is ARM's
+
+
+def _check_int8(device: str) -> None:
+    if device != "cpu":
+        raise ConfigError("dtype='int8': is for CPUs, and the device is a GPU; use dtype bfloat16 there")
+    if not cpu_has_int8():
+        raise ConfigError(
+            "dtype='int8': this processor has no instructions that make it faster (AVX-512 with VNNI and bfloat16, or "
+            "AMX); use dtype auto"
+        )
+
+
+def cpu_has_int8() -> bool:
+    """Whether this processor multiplies in int8, and in bfloat16 what is left of a model's layers."""
+    capabilities = torch.cpu.get_capabilities()
+    pairs = (("avx512_vnni", "avx512_bf16"), ("amx_int8", "amx_bf16"))
+    return any(all(capabilities.get(name) for name in pair) for pair in pairs)
 
 
 def resolve_device(device: str) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from qa_ray.model.cpu_linear import prepack
+from qa_ray.model.cpu_linear import prepack, prepack_int8
 from qa_ray.model.device import check_choice, resolve_dtype
 from qa_ray.model.families import find_family
 from qa_ray.model.settings import Forward
@@ -30,11 +30,11 @@ class Model:
     """A question-answering checkpoint on a device, ready for batches of up to ``batch_tokens`` tokens.
 
     ``forward="auto"`` uses qa-ray's own exact forward pass where the family has one, and prepacked linear layers on a
-    CPU; ``"transformers"`` is the reference, unchanged. ``document_type_id`` is the token type of a window's document,
-    None if the tokenizer gives no token types.
+    CPU; ``"transformers"`` is the reference, unchanged. In int8 only the linear layers differ from bfloat16, in both.
+    ``document_type_id`` is the token type of a window's document, None if the tokenizer gives no token types.
 
     Raises:
-        ConfigError: an unknown ``dtype`` or ``forward``.
+        ConfigError: an unknown ``dtype`` or ``forward``, or int8 where it is not faster.
         ModelError: the checkpoint cannot be loaded, or its weights are not exactly the model's.
     """
 
@@ -52,8 +52,12 @@ class Model:
         self.stopwatch = Stopwatch()
         self.device = torch.device(device)
         self.batch_tokens = batch_tokens or BATCH_TOKENS[self.device.type]
-        model: Any = load(folder, getattr(torch, resolve_dtype(dtype, device))).eval().to(self.device)
-        if self.device.type == "cpu" and forward == "auto":
+        dtype = resolve_dtype(dtype, device)
+        load_dtype = torch.bfloat16 if dtype == "int8" else getattr(torch, dtype)
+        model: Any = load(folder, load_dtype).eval().to(self.device)
+        if dtype == "int8":
+            prepack_int8(model.base_model)
+        elif self.device.type == "cpu" and forward == "auto":
             prepack(model.base_model, find_family(model.config.model_type).layers_not_prepacked)
         keep_head_in_float32(model)
         self._backend = (

@@ -12,7 +12,7 @@ from pydantic_core import PydanticCustomError
 from qa_ray.schemas import Ranking
 
 Device = Literal["auto", "cpu", "cuda"]
-Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+Dtype = Literal["auto", "float32", "bfloat16", "float16", "int8"]
 Forward = Literal["auto", "transformers"]
 
 

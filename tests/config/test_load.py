@@ -64,7 +64,7 @@ def test_a_section_whose_lines_are_all_commented_out_is_all_defaults(write_confi
         ("runner.actors=all", "[min, max] such as [1, 4], not 'all'"),
         ("runner.gpus_per_actor=1.5", "share of one GPU such as 0.5, or a whole number, not 1.5"),
         ("runner.resources_per_actor={CPU: 2}", "Input should be custom resources; CPU is none: see cpus_per_actor"),
-        ("runner.dtype=int8", "runner.dtype: Input should be 'auto', 'float32', 'bfloat16' or 'float16', not 'int8'"),
+        ("runner.dtype=int4", "'float32', 'bfloat16', 'float16' or 'int8', not 'int4'"),
         ("columns.keep=title", "columns.keep: Input should be a valid list, not 'title'"),
         ("documents=", "documents: Input should be a valid string, not null"),
         ("output=~", "output: Input should be a valid string, not null; for that word write output=\"'null'\""),

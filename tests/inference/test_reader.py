@@ -353,7 +353,7 @@ def test_a_setting_out_of_bounds_is_an_error(models: dict[str, str], setting: di
 
 
 def test_an_unknown_dtype_is_an_error(models: dict[str, str]):
-    with pytest.raises(ConfigError, match="dtype='half': unknown; use one of auto, float32, bfloat16, float16"):
+    with pytest.raises(ConfigError, match="dtype='half': unknown; use one of auto, float32, bfloat16, float16, int8"):
         Reader(models["bert"], dtype="half")
 
 
