@@ -123,7 +123,12 @@ def assert_same(one: dict[str, Any], other: dict[str, Any]) -> None:
 @given(document=documents, question=questions)
 def test_any_text_is_answered_exactly_or_an_error_of_the_user(reader: Reader, document: str, question: str):
     faults = [text for text in (document, question) if not text or text.isspace() or has_lone_surrogate(text)]
-    if faults or not len(reader.tokenizer(document)) or len(reader.tokenizer.question(question)) > MAX_QUESTION_TOKENS:
+    tokenizer = reader.tokenizer
+    if not faults:
+        ids = tokenizer.question(question)
+        faults = [tokenizer.document_fault(tokenizer(document)), tokenizer.question_fault(ids)]
+        faults = [fault for fault in faults if fault] or ids[MAX_QUESTION_TOKENS:].tolist()
+    if faults:
         with pytest.raises(InputError) as error:
             reader.answer(question, document, top_k=N_BEST)
         assert 20 < len(str(error.value)) < 300
