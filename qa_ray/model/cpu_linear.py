@@ -1,8 +1,8 @@
 """Linear layers for inference on a CPU: oneDNN's, with weights prepacked once.
 
-Bias and GELU are fused into those of the model's own dtype. On 1,024 to 4,096 tokens such a layer is 11 to 15 % faster in
-float32 and 2 to 6 % in bfloat16 than torch's (two cores of an AMD EPYC), and the GELU after it costs no pass over
-memory. The operations are those that torch's compiler emits for frozen weights
+Bias and GELU are fused into those of the model's own dtype. On 1,024 to 4,096 tokens such a layer is 11 to 15 %
+faster in float32 and 2 to 6 % in bfloat16 than torch's (two cores of an AMD EPYC), and the GELU after it costs no
+pass over memory. The operations are those that torch's compiler emits for frozen weights
 (torch._inductor.fx_passes.mkldnn_fusion).
 
 In int8 each output channel of the weights and each token of the input has a scale of its own. With one scale for a
