@@ -28,6 +28,7 @@ from qa_ray.model.proof import prove
 from qa_ray.model.runner import Model
 from qa_ray.model.tokenizer import Tokenizer
 from qa_ray.schemas import BatchSize, ReadableDocument, Tokens
+from qa_ray.wording import shown
 
 # Documents are answered in groups of this many (token, question) pairs, or fewer where memory is short, however long
 # they are. Logits, ranked logits, boosts and reaches take 32 bytes for each, 130 MB in all; the answer to a pair takes
@@ -95,6 +96,8 @@ class Reader:
         if top_k < 1:
             raise InputError(f"top_k={top_k}: not a number of answers; give 1 or more")
         questions, documents = _as_list("question", question), _as_list("document", document)
+        for text in documents:
+            _check_text("document", text)
         if len(questions) != len(documents) and 1 not in (len(questions), len(documents)):
             raise InputError(
                 f"{len(questions)} questions and {len(documents)} documents: "
@@ -183,7 +186,6 @@ class Reader:
         return Pair(document.tokens.ids_T, question, windows(len(document.tokens), room, settings.overlap_tokens))
 
     def _tokens(self, text: str) -> Tokens:
-        _check_text("document", text)
         if not len(tokens := self.tokenizer(text)):
             raise InputError(f"document {text[:40]!r} has no token for this model; give it some text")
         return tokens
@@ -213,7 +215,7 @@ def _as_list(name: str, texts: str | Sequence[str]) -> list[str]:
 
 def _check_text(name: str, text: str) -> None:
     if not isinstance(text, str):
-        raise InputError(f"{name} {text!r} is {type(text).__name__}, not str")
+        raise InputError(f"{name} {shown(text)} is {type(text).__name__}, not str")
     if fault := text_fault(text):
         raise InputError(f"the {name} has {FAULTS[fault]}; give it some words")
     try:
