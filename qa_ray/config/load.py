@@ -9,7 +9,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from qa_ray.config.sections import JobConfig, Section, StorageSettings
-from qa_ray.config.yaml_text import read_word, read_yaml, takes_text, type_of_setting
+from qa_ray.config.yaml_text import MAX_DEPTH, read_word, read_yaml, takes_text, type_of_setting
 from qa_ray.errors import ConfigError
 from qa_ray.io.storage import open_filesystem
 from qa_ray.wording import shortened, shown
@@ -154,6 +154,10 @@ def _quoted(key: str, text: str) -> str:
 def _section_of(values: dict[str, Any], key: str, place: str) -> tuple[dict[str, Any], str]:
     """The section of ``values`` in which ``key`` is, made if it is missing, and the key's name in it."""
     *sections, last = key.split(".")
+    if len(sections) > MAX_DEPTH:
+        raise ConfigError(
+            f"{place}: {shown(key)} is an unknown setting, in more than {MAX_DEPTH} sections; write section.name=value"
+        )
     for section in sections:
         if values.get(section) is None:
             values[section] = {}

@@ -31,7 +31,8 @@ qa-ray answer answer.yaml documents=data/documents windows.max_tokens=512 'runne
 
 Values are YAML by the rules of its version 1.2. Where a setting wants text, it is the text as written: `no`, `on`,
 `2024-11-25`, `012` and `1e3` are names. So are `reports #2`, `@daily` and `a: b` on the command line; a file needs them
-in quotes, because ` #` begins a comment there. `null` needs them in both: `"columns.text='null'"`.
+in quotes, because ` #` begins a comment there. `null` needs them in both: `"columns.text='null'"`. Aliases (`*name`)
+and merged keys (`<<`) work, in a file of up to 100,000 values; tags such as `!!set` do not, nor integers above 64 bits.
 
 An unknown key, a missing one and a wrong value are errors: the command exits with 2 before anything is run. What
 *unset* means for a setting is in its description; `null` is the same as leaving it out. Paths are local, or URIs that

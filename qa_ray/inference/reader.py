@@ -32,6 +32,7 @@ from qa_ray.model.proof import prove
 from qa_ray.model.runner import Model
 from qa_ray.model.tokenizer import Tokenizer
 from qa_ray.schemas import BatchSize, ReadableDocument, ReadPart, Tokens
+from qa_ray.wording import shown
 
 # Documents are answered in groups of this many (token, question) pairs, or fewer where memory is short, however long
 # they are. Logits, ranked logits, boosts and reaches take 32 bytes for each, 130 MB in all; the answer to a pair takes
@@ -109,6 +110,8 @@ class Reader:
         if top_k < 1:
             raise InputError(f"top_k={top_k}: not a number of answers; give 1 or more")
         questions, documents = _as_list("question", question), _as_list("document", document)
+        for text in documents:
+            _check_text("document", text)
         if len(questions) != len(documents) and 1 not in (len(questions), len(documents)):
             raise InputError(
                 f"{len(questions)} questions and {len(documents)} documents: "
@@ -218,7 +221,6 @@ class Reader:
         return ReadPart(document, tokens, len(pair.windows), token_T), Pair(tokens.ids_T, question, read)
 
     def _tokens(self, text: str) -> Tokens:
-        _check_text("document", text)
         tokens = self.tokenizer(text)
         if fault := self.tokenizer.document_fault(tokens):
             raise InputError(f"document {text[:40]!r}: {fault.detail}")
@@ -251,7 +253,7 @@ def _as_list(name: str, texts: str | Sequence[str]) -> list[str]:
 
 def _check_text(name: str, text: str) -> None:
     if not isinstance(text, str):
-        raise InputError(f"{name} {text!r} is {type(text).__name__}, not str")
+        raise InputError(f"{name} {shown(text)} is {type(text).__name__}, not str")
     if fault := text_fault(text):
         raise InputError(f"the {name} has {FAULTS[fault]}; give it some words")
     try:

@@ -13,6 +13,7 @@ from pydantic import ConfigDict, Field, ValidationError
 
 from qa_ray.errors import ConfigError
 from qa_ray.model.settings import ModelSettings
+from qa_ray.wording import shown
 
 if TYPE_CHECKING:
     from qa_ray.model.checkpoint import Checkpoint
@@ -46,7 +47,7 @@ def resolve_settings(checkpoint: Checkpoint, layout: Layout, max_positions: int,
         resolved = InferenceSettings(**own | {name: value for name, value in settings.items() if value is not None})
     except ValidationError as error:
         fault = error.errors()[0]
-        raise ConfigError(f"{fault['loc'][0]}={fault['input']!r}: {fault['msg']}") from error
+        raise ConfigError(f"{fault['loc'][0]}={shown(fault['input'])}: {fault['msg']}") from error
     if resolved.max_tokens > max_positions:
         raise ConfigError(
             f"windows.max_tokens={resolved.max_tokens}: model {checkpoint.name!r} reads at most {max_positions} "

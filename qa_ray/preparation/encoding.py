@@ -7,6 +7,7 @@ import codecs
 import re
 
 from qa_ray.errors import ConfigError, InputError
+from qa_ray.wording import shortened, shown
 
 BYTE_ORDER_MARKS = {  # those of UTF-32 first, as they begin like those of UTF-16
     codecs.BOM_UTF32_LE: "utf-32",
@@ -27,7 +28,9 @@ def check_encoding(encoding: str | None) -> None:
         if encoding is not None:
             b"a".decode(encoding, "replace")
     except (LookupError, ValueError) as error:
-        raise ConfigError(f"encoding={encoding!r}: {error}; give one such as cp1252, gb18030 or utf-16-le") from error
+        raise ConfigError(
+            f"encoding={shown(encoding)}: {shortened(str(error), 80)}; give one such as cp1252, gb18030 or utf-16-le"
+        ) from error
 
 
 def decode(content: bytes, place: str, encoding: str | None = None) -> str:

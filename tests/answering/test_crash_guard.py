@@ -165,7 +165,7 @@ def poisoned(tmp_path_factory: pytest.TempPathFactory, models: dict[str, str]) -
     )
     path = write_config(folder, config)
     with command_line(path, folder / "log", "poison") as process:
-        assert process.wait(500) == 3, (folder / "log").read_text()
+        assert process.wait(900) == 3, (folder / "log").read_text()
     return config
 
 
@@ -247,7 +247,7 @@ def test_documents_that_block_the_process_are_rejected_and_slow_ones_answered(tm
     )
     config = changed(config, runner=config.runner.model_dump() | {"batch_tokens": 1})  # a window a batch
     with command_line(write_config(tmp_path, config), tmp_path / "log", "stall") as process:
-        assert process.wait(500) == 3, (tmp_path / "log").read_text()
+        assert process.wait(900) == 3, (tmp_path / "log").read_text()
     assert_nothing_lost(config, PAIRS[:12], manifest := json.loads((tmp_path / "output/manifest.json").read_text()))
     assert manifest["counts"]["rejects_by_reason"] == {"timed_out": 1, "process_died": 1}
     rejects = [(row["document_id"], row["stage"], row["reason"], row["detail"]) for row in read_rows(config, "rejects")]

@@ -59,7 +59,11 @@ values = st.recursive(
 def keys_of(config_class: type[JobConfig]) -> st.SearchStrategy[str]:
     """Mostly settings of the class."""
     known = [*known_keys(config_class)]
-    return st.one_of(st.sampled_from(known), st.sampled_from([*known, "windows", "zzz", "about.x", "a" * 5_000]), words)
+    return st.one_of(
+        st.sampled_from(known),
+        st.sampled_from([*known, "windows", "zzz", "about.x", "a" * 5_000, "about" + ".a" * 5_000]),
+        words,
+    )
 
 
 @contextmanager

@@ -78,6 +78,7 @@ def test_a_section_whose_lines_are_all_commented_out_is_all_defaults(write_confi
         ("output=''", "output: String should have at least 1 character, not ''"),
         ("documents.path=x", "documents.path: 'documents' is a value ('d'), not a section with settings of its own"),
         ("documents", "'documents': not a setting; write key=value, for example windows.max_tokens=4096"),
+        ("about" + ".a" * 5_000 + "=5", "… is an unknown setting, in more than 50 sections; write section.name=value"),
         ("=5", "'=5': not a setting; write key=value, for example windows.max_tokens=4096"),
         (
             "output=M\udcfcnchen",
@@ -105,6 +106,7 @@ def test_a_wrong_setting_is_an_error_with_its_remedy(write_config, setting: str,
         ("documents: @daily\n", "needs quotes, such as documents: '@daily'"),
         ("documents: *daily\n", "(found undefined alias 'daily'; line 1"),
         (COMPLETE + "documents.path: x\n", "documents.path: 'documents' is a value ('d'), not a section"),
+        ("about" + ".a" * 400 + ": 5", "… is an unknown setting, in more than 50 sections; write section.name=value"),
         (COMPLETE + "windows.max_tokens: 5\nwindows: {max_tokens: 6}\n", "'windows.max_tokens' is set twice, keep one"),
         (
             COMPLETE + f"windows: {{max_tokens: {'9' * 5_000}}}\n",

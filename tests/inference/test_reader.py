@@ -318,6 +318,7 @@ def test_no_answer_is_an_empty_string_as_the_removed_pipeline_gave_it(models: di
         ("Who " * 99, "text", "tokens, more than max_question_tokens=30; shorten it or raise that setting"),
         (None, "text", "question is NoneType, not str or a list of str"),
         (["Who?"], [3], "document 3 is int, not str"),
+        ("Who?", [["text"] * 1_000], r"document \['text', 'text'.{40,60}… is list, not str"),
     ],
 )
 def test_unreadable_questions_and_documents_are_reported(
@@ -342,6 +343,7 @@ def test_top_k_below_1_is_an_error(models: dict[str, str]):
         ({"lexical_weight": -0.1}, "lexical_weight=-0.1: Input should be greater than or equal to 0"),
         ({"lexical_weight": 1e300}, "lexical_weight=1e.300: Input should be less than or equal to 100"),
         ({"max_answer_tokens": 0}, "max_answer_tokens=0: Input should be greater than 0"),
+        ({"ranking": "loud" * 1_000}, "ranking='loudloud.{40,60}…: Input should be 'logit' or 'logit_minus_null'"),
         ({"ranking": "loudest"}, "ranking='loudest': Input should be 'logit' or 'logit_minus_null'"),
         ({"device": "tpu"}, "device='tpu': unknown; use one of auto, cpu, cuda"),
         ({"forward": "fast"}, "forward='fast': unknown; use one of auto, transformers"),

@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from source_files import article, paragraph, qa, rows, squad
@@ -89,3 +90,13 @@ def test_the_encoding_is_a_setting(tmp_path: Path):
     (tmp_path / "prepare.yaml").write_text(f"source: {tmp_path}/a.txt\noutput: {tmp_path}/out\n")
     assert main(["prepare", f"{tmp_path}/prepare.yaml", "encoding=cp1252"]) == 0
     assert texts(tmp_path / "out") == {"a": "Ærø"}
+
+
+@pytest.mark.parametrize(
+    "options", [{"encoding": "x" * 5_000}, {"layout": "x" * 5_000}, {"columns": {"x" * 5_000: "y"}}]
+)
+def test_long_options_are_shortened_in_messages(tmp_path: Path, options: dict[str, Any]):
+    (tmp_path / "a.csv").write_text("id,context\n1,Ada was here.\n")
+    with pytest.raises(ConfigError) as error:
+        prepare(f"{tmp_path}/a.csv", f"{tmp_path}/out", **options)
+    assert len(str(error.value)) < 500

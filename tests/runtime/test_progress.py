@@ -55,7 +55,7 @@ def test_a_bar_says_that_the_model_is_being_loaded_until_it_reads(monkeypatch: p
 
     def wait_for_two_rounds() -> None:
         for _ in range(2):
-            assert polled.acquire(timeout=10)
+            assert polled.acquire(timeout=600)
 
     with show_progress(poll, 3, 15):
         wait_for_two_rounds()

@@ -19,6 +19,7 @@ from qa_ray.preparation.sources.files import (
     open_path,
     suffix_of,
 )
+from qa_ray.wording import shown
 
 SOURCES: dict[str, Source] = {
     source.name: source
@@ -40,7 +41,7 @@ def open_source(uri: str, layout: str, options: Mapping[str, Any]) -> tuple[str,
     """
     name = _detect(uri) if layout == "auto" else layout
     if name not in SOURCES:
-        raise ConfigError(f"layout={name!r} is unknown; give one of auto, {', '.join(SOURCES)}")
+        raise ConfigError(f"layout={shown(name)} is unknown; give one of auto, {', '.join(SOURCES)}")
     given = {option: value for option, value in options.items() if value}
     _check_options(uri, name, given)
     return name, SOURCES[name].read(uri, **given)
@@ -63,9 +64,9 @@ def _check_options(uri: str, layout: str, options: Mapping[str, Any]) -> None:
         layouts = [name for name, source in SOURCES.items() if option in source.options]
         if not layouts:
             known = sorted({option for source in SOURCES.values() for option in source.options})
-            raise ConfigError(f"{option}={value!r}: no layout has this option; known ones are {', '.join(known)}")
+            raise ConfigError(f"{option}={shown(value)}: no layout has this option; known ones are {', '.join(known)}")
         if layout not in layouts:
             raise ConfigError(
-                f"{option}={value!r} is for layout {layouts[0]!r}, but {uri!r} is read as {layout!r}; "
+                f"{option}={shown(value)} is for layout {layouts[0]!r}, but {uri!r} is read as {layout!r}; "
                 f"leave it out or give layout={layouts[0]!r}"
             )

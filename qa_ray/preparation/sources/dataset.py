@@ -28,6 +28,7 @@ from qa_ray.preparation.sources.files import (
 from qa_ray.preparation.sources.tables import BATCH_ROWS, arrow_rows, table_fields, table_rows
 from qa_ray.preparation.values import Row, identifier, text_or_none
 from qa_ray.schemas import QUESTIONS
+from qa_ray.wording import shown
 
 HUB_COLUMNS = {name: name for name in ("document_id", "question", "answers")} | {"text": "context", "question_id": "id"}
 SPLITS: dict[str, str] = dict.fromkeys(("train", "training"), "train")
@@ -45,7 +46,7 @@ def read(
     """
     columns = columns or {}
     if unknown := [name for name in columns if name not in HUB_COLUMNS]:
-        raise ConfigError(f"columns: {unknown[0]!r} is unknown; the names to map are {', '.join(HUB_COLUMNS)}")
+        raise ConfigError(f"columns: {shown(unknown[0])} is unknown; the names to map are {', '.join(HUB_COLUMNS)}")
     names = HUB_COLUMNS | dict(columns)
     own_columns = {*names.values(), *QUESTIONS.names, "is_impossible"}
     listed = list_source(uri)
