@@ -176,7 +176,7 @@ def signal_handlers(request: pytest.FixtureRequest) -> Iterator[None]:
 @pytest.mark.usefixtures("signal_handlers")
 def test_a_fenced_run_is_interrupted_and_may_not_write(tmp_path: Path):
     lease = Lease(str(tmp_path))
-    with pytest.raises(KeyboardInterrupt):  # which may come at once: outside this block it would end the test run
+    with pytest.raises(KeyboardInterrupt):  # noqa: PT012 (outside this block it would end the test run)
         (tmp_path / "_run" / "leases" / "000002.json").write_text("{}")
         threading.Event().wait(600)
     with raises_error(
