@@ -172,7 +172,7 @@ def test_a_trained_model_keeps_every_setting_of_its_base_that_is_not_fitted_or_o
             "data": "x",
         }
     )
-    windows = {"max_tokens": 48, "overlap_tokens": 8, "max_question_tokens": 16}
+    windows = {"max_tokens": 48, "overlap_tokens": 8, "max_question_tokens": 16, "read": {"most": 8}}
     fitted = {"score_slope": 2.0, "score_intercept": 0.5, "no_answer_threshold": 0.75}
     expected = {"new_setting": 7, "ranking": "logit", "lexical_weight": 0.5, **windows, **fitted}
     assert published_settings(base, windows, fitted) == expected
