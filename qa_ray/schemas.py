@@ -49,8 +49,8 @@ GOLD = _struct(_GOLD)
 
 _QUESTION = (
     Column("question_id", pa.string(), "Id: string or integer, unique within a document, never null.", nullable=False),
-    Column("question", pa.string(), "Text of the question; null or blank: a reject, or an error if asked of all."),
-    Column("document_id", pa.string(), "Document that the question is about; null: it is asked of every document."),
+    Column("question", pa.string(), "Text of the question; null or blank: a reject, or an error if asked about all."),
+    Column("document_id", pa.string(), "Document that the question is about; null: it is asked about every document."),
     Column(
         "answers",
         pa.list_(GOLD),

@@ -23,10 +23,12 @@ def check_questions_to_all(plan: Plan) -> None:
     for question in plan.questions.to_all:
         ids = tokenizer.question(question.question or "")
         if fault := tokenizer.question_fault(ids):
-            raise InputError(f"questions: question {question.question_id!r}, asked of every document: {fault.detail}")
+            raise InputError(
+                f"questions: question {question.question_id!r}, asked about every document: {fault.detail}"
+            )
         if rejects_long and (num_tokens := len(ids)) > limit:
             raise InputError(
-                f"questions: question {question.question_id!r}, asked of every document, has "
+                f"questions: question {question.question_id!r}, asked about every document, has "
                 f"{too_long(num_tokens, limit)} it with windows.long_questions=truncate"
             )
 

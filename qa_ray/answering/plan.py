@@ -187,7 +187,7 @@ def _open_questions(config: AnswerConfig, documents: DocumentTable) -> tuple[Que
     if questions.num_bound > MANY_BOUND_QUESTIONS:
         LOG.warning(
             "questions: %d are about one document each, and the driver and every node hold them in memory; above %d, "
-            "rather make them a column of the documents, which is streamed, and keep only those asked of every "
+            "rather make them a column of the documents, which is streamed, and keep only those asked about every "
             "document in the table. In DuckDB: %s",
             questions.num_bound,
             MANY_BOUND_QUESTIONS,

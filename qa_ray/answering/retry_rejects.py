@@ -22,6 +22,6 @@ def rejected_questions(output: OutputFolder) -> QuestionTable:
 
 
 def documents_without(documents: DocumentTable, questions: QuestionTable) -> np.ndarray:
-    """The hashes, sorted, of the ids of all documents that none of these bound questions is asked of."""
+    """The hashes, sorted, of the ids of all documents that none of these bound questions is asked about."""
     ids = ids_of_type(questions.bound_ids.unique(), documents.id_type).drop_null()
     return np.setdiff1d(document_hashes(documents), hash_ids(ids, documents.hash_key) if len(ids) else [])

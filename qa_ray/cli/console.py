@@ -30,12 +30,12 @@ def show_answers(manifest: dict[str, Any], config: AnswerConfig, console: Consol
         _show_first(output, manifest["files"]["answers"][0]["name"], config.preview, console)
     console.print(
         f"{counted(counts['answers'], 'answer')} and {counted(counts['rejects'], 'reject')} for "
-        f"{counted(counts['documents'], 'document')} ({counted(counts['windows'], 'window')}, "
+        f"{counted(counts['documents'], 'document')} ({_windows(counts)}, "
         f"{counted(counts['tokens'], 'token')}){_how_long(manifest) if was_run else ''}"
     )
     if not was_run:
         console.print("finished before, nothing was run")
-    elif counts.get("reused") or manifest.get("windows_this_run", counts["windows"]) != counts["windows"]:
+    elif counts.get("reused") or manifest.get("windows_this_run", counts["windows_read"]) != counts["windows_read"]:
         console.print(_what_was_new(manifest))
     if counts["rejects"]:
         reasons = ", ".join(f"{reason} {count}" for reason, count in counts["rejects_by_reason"].items())
@@ -44,6 +44,12 @@ def show_answers(manifest: dict[str, Any], config: AnswerConfig, console: Consol
     for folder in manifest["files"]:
         if folder.startswith("exports/"):
             console.print(f"{escape(folder)}: {escape(join(output, folder))}", soft_wrap=True)
+
+
+def _windows(counts: dict[str, int]) -> str:
+    """All windows, and how many of them were read if not all were."""
+    read = f", {counts['windows_read']:,} of them read" if counts["windows_read"] < counts["windows"] else ""
+    return counted(counts["windows"], "window") + read
 
 
 def _how_long(manifest: dict[str, Any]) -> str:

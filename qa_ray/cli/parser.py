@@ -187,7 +187,7 @@ examples:
 reads:
   documents           Parquet: document_id, text
   questions           Parquet with gold answers: answers = [{text, start_char}];
-                      questions that are asked of many documents are fitted
+                      questions that are asked about many documents are fitted
   model               the one that will answer: its tokenizer and windows
 
 writes:

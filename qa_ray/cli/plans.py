@@ -95,7 +95,10 @@ def _sources(plan: Plan) -> str:
     documents, questions = plan.documents, plan.questions
     counts = [f"{documents.num_listed:,} in the column {documents.lists.column!r}"] if documents.lists else []
     if len(questions):
-        counts += [f"{questions.num_bound:,} about one document", f"{len(questions.to_all):,} asked of every document"]
+        counts += [
+            f"{questions.num_bound:,} about one document",
+            f"{len(questions.to_all):,} asked about every document",
+        ]
     files = f", in {questions.files.words}" if questions.files.num_files else ""
     return ", ".join(counts) + files
 

@@ -128,7 +128,7 @@ def finetune(arguments: argparse.Namespace, console: Console) -> int:
 def gate(arguments: argparse.Namespace, console: Console) -> int:
     """Documents and questions with gold answers -> a gate."""
     config = read_config(GateConfig, arguments.config, arguments.settings)
-    LOG.info(LOADING)
+    LOG.info("loading PyTorch and transformers")
     from qa_ray.cli.gate_table import gate_table
     from qa_ray.training.fit_gate import fit_job
 

@@ -7,6 +7,7 @@ from pydantic_core import PydanticCustomError
 
 from qa_ray.config.sections import (
     Columns,
+    Documents,
     JobConfig,
     OneOf,
     Place,
@@ -142,14 +143,11 @@ class AnswerConfig(JobConfig):
 
     verb = "answer"
 
-    documents: Place = Field(
-        description="Documents as Parquet: a file, a folder, a glob, or a URI such as s3://bucket/folder.",
-        examples=["data/documents"],
-    )
+    documents: Documents
     questions: Place | None = Field(
         default=None,
-        description="Questions as Parquet. A question with a document_id is asked of that document; one whose "
-        "document_id is null, or whose table has no such column, is asked of every document. Needed unless the "
+        description="Questions as Parquet. A question with a document_id is asked about that document; one whose "
+        "document_id is null, or whose table has no such column, is asked about every document. Needed unless the "
         "documents have a column columns.questions; with both, both are asked.",
         examples=["data/questions"],
     )

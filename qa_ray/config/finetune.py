@@ -8,6 +8,7 @@ from pydantic_core import PydanticCustomError
 
 from qa_ray.config.sections import (
     Columns,
+    Documents,
     JobConfig,
     OneOf,
     Place,
@@ -174,10 +175,7 @@ class FinetuneConfig(JobConfig):
 
     verb = "finetune"
 
-    documents: Place = Field(
-        description="Documents as Parquet: a file, a folder, a glob, or a URI such as s3://bucket/folder.",
-        examples=["data/documents"],
-    )
+    documents: Documents
     questions: Place = Field(
         description="Questions as Parquet, with gold answers in a column `answers`: lists of `{text, start_char}`; an "
         "empty list means that there is no answer. Or documents whose column columns.questions has lists of all that.",

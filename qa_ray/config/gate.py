@@ -5,7 +5,7 @@ from typing import Any
 from pydantic import Field
 
 from qa_ray.config.finetune import GoldColumns
-from qa_ray.config.sections import JobConfig, Place, StorageSettings, derived_settings
+from qa_ray.config.sections import Documents, JobConfig, Place, StorageSettings, derived_settings
 from qa_ray.model import settings as model_settings
 
 _SIZES = [name for name in model_settings.WindowSettings.model_fields if name != "read"]
@@ -21,13 +21,10 @@ class GateConfig(JobConfig):
 
     verb = "gate"
 
-    documents: Place = Field(
-        description="Documents as Parquet: a file, a folder, a glob, or a URI such as s3://bucket/folder.",
-        examples=["data/documents"],
-    )
+    documents: Documents
     questions: Place = Field(
         description="Questions as Parquet, with gold answers in a column `answers`: lists of `{text, start_char}`; an "
-        "empty list means that there is no answer. Questions whose text is asked of 10 or more documents with an "
+        "empty list means that there is no answer. Questions whose text is asked about 10 or more documents with an "
         "answer are fitted; for all others the gate chooses by their words.",
         examples=["data/questions"],
     )

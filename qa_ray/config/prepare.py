@@ -41,9 +41,9 @@ class PrepareConfig(JobConfig):
         description="Format of the source. auto: the first of the following that is detected. "
         + " ".join(f"{name}: {source.description}." for name, source in SOURCES.items()),
     )
-    questions: str | None = Field(
+    questions: Place | None = Field(
         default=None,
-        description="With text: the questions, as one per line (.txt; asked of every document), or a table with a "
+        description="With text: the questions, as one per line (.txt; asked about every document), or a table with a "
         "question per row (JSON lines, CSV, Parquet).",
         examples=["questions.txt"],
     )

@@ -45,6 +45,13 @@ def as_list(value: Any) -> Any:
 Place = Annotated[
     str, Field(min_length=1, json_schema_extra={"format": "path or URI"}), AfterValidator(_without_credentials)
 ]
+Documents = Annotated[
+    Place,
+    Field(
+        description="Documents as Parquet: a file, a folder, a glob, or a URI such as s3://bucket/folder.",
+        examples=["data/documents"],
+    ),
+]
 Strings = Annotated[list[str], BeforeValidator(as_list)]
 Places = Annotated[list[Place], BeforeValidator(as_list)]
 

@@ -46,14 +46,9 @@ class Evaluation:
     @property
     def settings(self) -> dict[str, float]:
         """Recommended settings of the next answer job: the no-answer threshold with the best F1."""
-        if not self.thresholds or self.num_scored < MIN_QUESTIONS:
+        if not self.thresholds or self.overall.count < MIN_QUESTIONS:
             return {}
         return {"answers.no_answer_threshold": min(1.0, max(0.0, self.thresholds["f1"].threshold))}
-
-    @property
-    def num_scored(self) -> int:
-        """Questions that the thresholds are of."""
-        return self.overall.count
 
     def notes(self) -> list[str]:
         """Whatever the tables of figures do not show, one phrase each."""
@@ -68,7 +63,7 @@ class Evaluation:
         notes += [f"recommended setting: {name}={value:.6g}" for name, value in self.settings.items()]
         if self.thresholds and not self.settings:
             notes.append(
-                f"no setting recommended: {counted(self.num_scored, 'question')}, too few for a threshold: it takes "
+                f"no setting recommended: {counted(self.overall.count, 'question')}, too few for a threshold: it takes "
                 f"{MIN_QUESTIONS}"
             )
         if self.no_gold:

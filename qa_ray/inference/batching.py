@@ -21,7 +21,7 @@ from qa_ray.schemas import BatchSize, Layout, Windows
 
 
 class Pair(NamedTuple):
-    """A question asked of a document: token ids of both, and the windows that are read for it.
+    """A question asked about a document: token ids of both, and the windows that are read for it.
 
     Of a document that is read in part, the tokens are those of these windows, and the windows are ranges of them.
     """

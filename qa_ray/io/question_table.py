@@ -38,7 +38,7 @@ TYPES = {
 
 
 class QuestionTable:
-    """All questions of a job, by document: bound questions name their document, others are asked of every document.
+    """All questions of a job, by document: bound questions name their document, others are asked about every document.
 
     ``table`` has the string columns ``document_id`` (null: not bound), ``question_id`` and ``question``, and optionally
     ``answers``.
@@ -74,7 +74,7 @@ class QuestionTable:
         return self._bound.num_rows
 
     def of(self, document_id: str) -> list[Question]:
-        """The questions bound to the document, then those asked of every document; both in table order."""
+        """The questions bound to the document, then those asked about every document; both in table order."""
         rows = self.rows_of(document_id)
         return _rows(self._bound.slice(rows.start, rows.stop - rows.start)) + self.to_all
 
@@ -105,13 +105,13 @@ class QuestionTable:
         for question in self.to_all:
             if reason := text_fault(question.question):
                 raise InputError(
-                    f"questions: question {question.question_id!r}, asked of every document, has {FAULTS[reason]}; "
+                    f"questions: question {question.question_id!r}, asked about every document, has {FAULTS[reason]}; "
                     "write the question or drop the row"
                 )
         question_id, count = next(iter(Counter(ids_to_all).most_common(1)), ("", 0))
         if count > 1:
             raise InputError(
-                f"questions: question_id {question_id!r} occurs {count} times among those asked of every document; "
+                f"questions: question_id {question_id!r} occurs {count} times among those asked about every document; "
                 "give each its own id"
             )
         ids = self._bound.select(["document_id", "question_id"])
@@ -124,7 +124,7 @@ class QuestionTable:
         is_to_all = pc.field("question_id").isin(pa.array(ids_to_all, ids.schema.field("question_id").type))
         for row in ids.filter(is_to_all).slice(0, 1).to_pylist():
             raise InputError(
-                f"questions: question_id {row['question_id']!r} is asked of every document and also of "
+                f"questions: question_id {row['question_id']!r} is asked about every document and also of "
                 f"{row['document_id']!r}; give one of them another id"
             )
 
@@ -164,7 +164,7 @@ def open_questions(uri: str, columns: Mapping[str, Any]) -> tuple[QuestionTable,
     """The questions at ``uri`` and a fingerprint of their files (sha256 over names, sizes and footers).
 
     ``columns`` maps ``document_id``, ``question_id``, ``question`` and, if needed, ``answers`` to the table's names.
-    Without a ``document_id`` column every question is asked of every document. A table of documents whose column
+    Without a ``document_id`` column every question is asked about every document. A table of documents whose column
     ``questions`` holds lists of them may take the place of a table of questions: each entry is bound to its document.
 
     Raises:
@@ -219,7 +219,7 @@ def _check_columns(files: TableFiles, names: Mapping[str, str]) -> None:
 
 
 def _document_column(names: Sequence[str], columns: Mapping[str, str | None], notes: list[str]) -> str | None:
-    """The column with the document that each question is about; None: each is asked of every document.
+    """The column with the document that each question is about; None: each is asked about every document.
 
     A name that the config gives must be there, unless the table has no column that could be meant. Adds to ``notes``
     what it may be called otherwise.
@@ -239,12 +239,12 @@ def _document_column(names: Sequence[str], columns: Mapping[str, str | None], no
         own = f"did you mean {close[0]!r}? " if close else ""
         raise InputError(
             f"questions: no column {name!r}, which columns.{setting} names; there are {', '.join(names)}; {own}name "
-            "the questions' own with columns.question_document_id=…; if all are asked of every document, add a column "
-            f"{name!r} of nulls"
+            "the questions' own with columns.question_document_id=…; if all are asked about every document, add a "
+            f"column {name!r} of nulls"
         )
     if close:
         notes.append(
-            f"questions: there is no column {name!r}, so each is asked of every document; if {close[0]!r} names its "
+            f"questions: there is no column {name!r}, so each is asked about every document; if {close[0]!r} names its "
             f"document, set columns.question_document_id={close[0]}"
         )
     return None

@@ -8,6 +8,13 @@ import pyarrow as pa
 from qa_ray.schemas import Question
 
 
+class Fault(NamedTuple):
+    """Why a text, a question or an answer cannot be used: a reason to count by, and what exactly is wrong."""
+
+    reason: str
+    detail: str
+
+
 class CheckedDocument(NamedTuple):
     """A document with the questions to answer and the rejects of the others; an empty ``text`` has no questions."""
 
@@ -53,7 +60,7 @@ def failure(question_id: str, stage: str, error: Exception) -> dict[str, Any]:
 
 
 def check(document_id: str, text: pa.Scalar, asked: list[Question], listed: pa.Scalar | None = None) -> CheckedDocument:
-    """Separates the questions that can be asked of the document from those that become rejects.
+    """Separates the questions that can be asked about the document from those that become rejects.
 
     ``asked`` are those of the questions table; ``listed`` is the document's own list, as ``question_lists.LISTED``. An
     id occurs once among the questions that are returned: of two in the list, or one there and one ``asked``, the

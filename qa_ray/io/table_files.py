@@ -188,7 +188,7 @@ def check_name(names: Sequence[str], name: str | None, column: str, table: str) 
 def check_type(column_type: pa.DataType, name: str, column: str, table: str) -> None:
     """Raises an InputError unless ``column`` has a type that our column ``name`` may have."""
     if table == "questions" and name == "document_id" and pa.types.is_null(column_type):
-        return  # all questions of the file are asked of every document
+        return  # all questions of the file are asked about every document
     if name == "answers":
         _check_gold(column, column_type)
         return

@@ -14,9 +14,7 @@ from qa_ray.schemas import Ranking
 Device = Literal["auto", "cpu", "cuda"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16", "int8"]
 Forward = Literal["auto", "transformers"]
-
-
-DEFAULT_FLOOR = 6  # windows: with fewer, F1 on long documents falls faster than the time
+DEFAULT_FLOOR = 6  # windows; the best 5 keep F1 on SQuAD's joined articles within a point (docs/measurements.md)
 
 
 class ReadRule(BaseModel):

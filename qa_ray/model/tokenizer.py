@@ -5,25 +5,18 @@ Special tokens that occur literally in a text (``</s>``, ``[SEP]``, ``<mask>``) 
 
 import hashlib
 from functools import lru_cache
-from typing import NamedTuple
 
 import numpy as np
 import tokenizers
 from transformers import AutoTokenizer
 
 from qa_ray.errors import ModelError
+from qa_ray.io.row_checks import Fault
 from qa_ray.model.offsets import find_wrong_offset, without_trimming
 from qa_ray.model.quiet import quiet_transformers
 from qa_ray.schemas import Layout, Tokens
 
 KNOWN = "the model's tokenizer knows; take a model for its language"
-
-
-class TokenFault(NamedTuple):
-    """Why a text cannot be used with this tokenizer: a reason to count by, and what exactly is wrong."""
-
-    reason: str
-    detail: str
 
 
 class Tokenizer:
@@ -82,23 +75,23 @@ class Tokenizer:
         return tokens
 
     def question(self, text: str) -> np.ndarray:
-        """The token ids of a question, cached: a question asked of many documents is tokenized once."""
+        """The token ids of a question, cached: a question asked about many documents is tokenized once."""
         return self._question(text)
 
-    def document_fault(self, tokens: Tokens) -> TokenFault | None:
+    def document_fault(self, tokens: Tokens) -> Fault | None:
         """Why a document with these tokens cannot be answered from; None if it can."""
         if not len(tokens):
-            return TokenFault("no_tokens", "the tokenizer finds no token in the document")
+            return Fault("no_tokens", "the tokenizer finds no token in the document")
         if self.num_unknown(tokens.ids_T) == len(tokens):
-            return TokenFault("unknown_words", f"the document has no word that {KNOWN}")
+            return Fault("unknown_words", f"the document has no word that {KNOWN}")
         return None
 
-    def question_fault(self, ids: np.ndarray) -> TokenFault | None:
+    def question_fault(self, ids: np.ndarray) -> Fault | None:
         """Why a question with these tokens cannot be asked; None if it can."""
         if not len(ids):
-            return TokenFault("question_no_tokens", "the tokenizer finds no token in the question; write it in words")
+            return Fault("question_no_tokens", "the tokenizer finds no token in the question; write it in words")
         if self.num_unknown(ids) == len(ids):
-            return TokenFault("question_unknown_words", f"the question has no word that {KNOWN}")
+            return Fault("question_unknown_words", f"the question has no word that {KNOWN}")
         return None
 
     def num_unknown(self, ids: np.ndarray) -> int:

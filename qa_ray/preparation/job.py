@@ -230,7 +230,7 @@ def _table_rows(records: Iterator[SourceRecord], counts: Counter[str]) -> Iterat
     """(table, row) for every row of the three tables. Counts gold.
 
     Rows that Parquet cannot store are rejects, and so is a document whose id is already that of another text, with its
-    questions: they would be asked of the wrong text. Equal documents are one, with the questions of all.
+    questions: they would be asked about the wrong text. Equal documents are one, with the questions of all.
     """
     text_digests: dict[str | None, bytes] = {}  # of the documents written so far, by id
     question_texts: dict[tuple[str | None, str], str] = {}
@@ -277,12 +277,14 @@ def _check_unique(question_texts: dict[tuple[str | None, str], str], document_id
     """Adds the question to ``question_texts``, by document (None: every document) and question id.
 
     Raises:
-        InputError: its id is taken, in this document or among the questions asked of every document.
+        InputError: its id is taken, in this document or among the questions asked about every document.
     """
     question_id = question["question_id"]
     for scope in (document_id, None):
         if (scope, question_id) in question_texts:
-            where = f"in document {document_id!r}" if document_id is not None else "among those asked of every document"
+            where = (
+                f"in document {document_id!r}" if document_id is not None else "among those asked about every document"
+            )
             both = f"{question_texts[scope, question_id]!r:.80} and {question['question']!r:.80}"
             raise InputError(
                 f"question_id {question_id!r} occurs twice {where}: {both}; give each its own id or drop one"

@@ -11,7 +11,7 @@ import re
 import shlex
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -19,15 +19,13 @@ from uuid import uuid4
 from ray.job_submission import JobSubmissionClient
 
 import qa_ray
-from qa_ray.config import Section
+from qa_ray.config import JobConfig
+from qa_ray.config.fields import SettingsSection, describe
 from qa_ray.config.yaml_text import write_yaml
 from qa_ray.errors import ConfigError, JobError
 
 CONFIG_FILE = "config.yaml"  # in the working directory of the job
-# Config keys whose values are paths.
-MODEL_KEYS = ("model", "training.averaged_with")
-TABLE_KEYS = ("documents", "questions", "answers", "validation.documents", "validation.questions")
-PATH_KEYS = (*TABLE_KEYS, *MODEL_KEYS, "source", "output")
+MODEL_KEYS = ("model", "training.averaged_with")  # whose values may also be ids on the hub
 MAX_NAME_CHARS = 40  # of the output's name in a job's id
 
 
@@ -63,7 +61,7 @@ class SubmittedJob:
             ) from error
 
 
-def submit(verb: str, config: Section, address: str, *, with_code: bool, check: bool = False) -> SubmittedJob:
+def submit(verb: str, config: JobConfig, address: str, *, with_code: bool, check: bool = False) -> SubmittedJob:
     """Starts ``qa-ray VERB`` with this config as a job on the cluster whose dashboard is at ``address``.
 
     ``with_code`` uploads this installation of qa-ray; otherwise the job uses the one installed on the nodes. With
@@ -74,7 +72,7 @@ def submit(verb: str, config: Section, address: str, *, with_code: bool, check: 
         JobError: the cluster cannot be reached, or refuses the job.
     """
     values = config.model_dump(mode="json", exclude_unset=True)
-    _check_paths(values)
+    _check_paths(values, path_keys(describe(type(config))))
     client: Any = _connect(address)
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / CONFIG_FILE).write_text(write_yaml(values), encoding="utf-8")
@@ -104,8 +102,15 @@ def new_id(verb: str, output: str, *, check: bool = False) -> str:
     return "-".join(filter(None, parts))
 
 
-def _check_paths(values: dict[str, Any]) -> None:
-    for dotted_key in PATH_KEYS:
+def path_keys(section: SettingsSection, prefix: str = "") -> Iterator[str]:
+    """The keys of all settings that are paths or URIs, or lists of them."""
+    yield from (prefix + setting.name for setting in section.settings if "path or URI" in setting.type)
+    for inner in section.sections:
+        yield from path_keys(inner, f"{prefix}{inner.name}.")
+
+
+def _check_paths(values: dict[str, Any], keys: Iterable[str]) -> None:
+    for dotted_key in keys:
         section, _, key = dotted_key.rpartition(".")
         value = (values.get(section, {}) if section else values).get(key)
         for path in value if isinstance(value, list) else [value]:

@@ -25,7 +25,7 @@ from qa_ray.model.checkpoint import GATE_FILE, model_anywhere, open_checkpoint
 from qa_ray.model.proof import prove
 from qa_ray.model.tokenizer import Tokenizer
 from qa_ray.schemas import Layout, Question, Tokens
-from qa_ray.training.labels import Fault, answer_tokens, labels, locate
+from qa_ray.training.labels import labels, locate_gold
 from qa_ray.wording import counted
 
 
@@ -59,12 +59,13 @@ def fit_job(config: GateConfig) -> FittedJob:
     LOG.info("reading %s", counted(documents.num_documents, "document"))
     with new_folder(absolute_uri(config.output)) as place:
         counts: Counter[str] = Counter()
-        pairs = _Labels(questions, tokenizer, layout, settings, counts).pairs(documents)
+        pairs = list(_Labels(questions, tokenizer, layout, settings, counts).pairs(documents))
+        LOG.info("fitting the gate to %s", counted(len(pairs), "question"))
         fit = fit_gate(pairs, tokenizer.fingerprint, max(tokenizer.vocabulary.values()) + 1)
         if not fit.gate.questions:
             raise InputError(
-                f"questions: none is asked of {MIN_DOCUMENTS} documents with an answer ({_words(counts)}), so there is "
-                "nothing to fit; without a gate, windows.read={most: 8} chooses by the words of the question"
+                f"questions: none is asked about {MIN_DOCUMENTS} documents with an answer ({_words(counts)}), so there "
+                "is nothing to fit; without a gate, windows.read={most: 8} chooses by the words of the question"
             )
         Path(place, GATE_FILE).write_bytes(fit.gate.to_bytes())
     return FittedJob(join(absolute_uri(config.output), GATE_FILE), fit, counts)
@@ -105,10 +106,9 @@ class _Labels:
         if question.answers is None:
             self.counts["no_gold"] += 1
             return None
-        located = [locate(text, gold["text"] or "", gold["start_char"]) for gold in question.answers]
-        found = [answer_tokens(text, tokens, answer) for answer in located if not isinstance(answer, Fault)]
-        if located and not found:
-            self.counts["answer_not_found"] += 1
+        answers, _, fault = locate_gold(text, tokens, question.answers)
+        if fault:
+            self.counts[fault.reason] += 1
             return None
         question_ids = self.tokenizer.question(question.question or "")[: self.settings.max_question_tokens]
         if fault := self.tokenizer.question_fault(question_ids):
@@ -116,7 +116,7 @@ class _Labels:
             return None
         room = self.settings.max_tokens - self.layout.num_special_tokens - len(question_ids)
         document_windows = windows(len(tokens), room, self.settings.overlap_tokens)
-        is_inside_WA, is_cut_W = labels(document_windows, found)
+        is_inside_WA, is_cut_W = labels(document_windows, sorted(answers))
         return LabeledPair(
             tokens.ids_T,
             question.question or "",

@@ -15,12 +15,12 @@ import ray
 
 from qa_ray.evaluation.predictions import Gold
 from qa_ray.io.id_hashes import HASH_KEYS, hash_ids
-from qa_ray.io.row_checks import check, reject, too_long
+from qa_ray.io.row_checks import Fault, check, reject, too_long
 from qa_ray.io.storage import configure_s3
 from qa_ray.model.checkpoint import open_checkpoint
-from qa_ray.model.tokenizer import TokenFault, Tokenizer
+from qa_ray.model.tokenizer import Tokenizer
 from qa_ray.schemas import LABELED, Question, ReadableDocument, Tokens
-from qa_ray.training.labels import Fault, answer_tokens, locate
+from qa_ray.training.labels import locate_gold
 from qa_ray.training.sampling import LabeledDocument, LabeledQuestion
 from qa_ray.training.validation import ValidationDocument
 
@@ -65,7 +65,7 @@ class LabelDocuments:
         document_fault = self._tokenizer.document_fault(tokens) if checked.questions else None
         for question in checked.questions:
             labeled = document_fault or self._label(question, checked.text, tokens, seen, gold_outcomes)
-            if isinstance(labeled, Fault | TokenFault):
+            if isinstance(labeled, Fault):
                 rejects.append(reject(question.question_id, "labels", *labeled))
             else:
                 questions.append(labeled)
@@ -83,7 +83,7 @@ class LabelDocuments:
 
     def _label(
         self, question: Question, text: str, tokens: Tokens, seen: set[Any], gold_outcomes: list[str]
-    ) -> dict[str, Any] | Fault | TokenFault:
+    ) -> dict[str, Any] | Fault:
         """The fields of schemas.LABELED_QUESTION, or why the question cannot be used.
 
         Adds the question to ``seen``, and how each of its gold answers was located, or why not, to ``gold_outcomes``.
@@ -96,23 +96,10 @@ class LabelDocuments:
         limit = self._settings.max_question_tokens
         if len(token_ids) > limit and self._settings.long_questions == "reject":
             return Fault("question_too_long", too_long(len(token_ids), limit))
-        answers, faults = set(), []
-        for gold in question.answers:
-            if not (gold["text"] or "").strip():
-                gold_outcomes.append("blank")
-                continue
-            located = locate(text, gold["text"], gold["start_char"])
-            if not isinstance(located, Fault):
-                start, stop = answer_tokens(text, tokens, located)
-                if start < stop:
-                    answers.add((start, stop))
-                    gold_outcomes.append(located.how)
-                    continue
-                located = Fault("no_tokens", "the tokenizer finds no token in the answer")
-            faults.append(located)
-            gold_outcomes.append(located.reason)
-        if faults and not answers:
-            return faults[0]
+        answers, outcomes, fault = locate_gold(text, tokens, question.answers)
+        gold_outcomes += outcomes
+        if fault:
+            return fault
         if (key := (question.question, frozenset(answers))) in seen:
             return Fault("duplicate", "the document has the same question with the same answers already")
         seen.add(key)

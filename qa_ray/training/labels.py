@@ -7,12 +7,13 @@ Exactly one occurrence is accepted; none or several are a fault, so nothing is g
 Shapes: T tokens of the document, W windows, A answers of a question.
 """
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from qa_ray.inference.borders import widen
+from qa_ray.io.row_checks import Fault
 from qa_ray.schemas import Tokens, Windows
 
 REACH_CHARS = 200
@@ -26,11 +27,32 @@ class Located(NamedTuple):
     how: str  # as_given; relocated: near the given character; found: no character was given
 
 
-class Fault(NamedTuple):
-    """Why an answer cannot be used for training."""
+class GoldTokens(NamedTuple):
+    """The gold answers of a question in its document."""
 
-    reason: str  # answer_not_found, answer_ambiguous
-    detail: str
+    ranges: set[tuple[int, int]]  # tokens [start, stop)
+    outcomes: list[str]  # for each answer, how it was located, or why not
+    fault: Fault | None  # why none of them was located; None if one was, or if there are none
+
+
+def locate_gold(text: str, tokens: Tokens, gold: Sequence[Mapping[str, Any]]) -> GoldTokens:
+    """The tokens of all gold answers (rows of schemas.GOLD) that are located; a blank text is no answer."""
+    ranges, outcomes, faults = set(), [], []
+    for answer in gold:
+        if not (answer["text"] or "").strip():
+            outcomes.append("blank")
+            continue
+        located = locate(text, answer["text"], answer["start_char"])
+        if not isinstance(located, Fault):
+            start, stop = answer_tokens(text, tokens, located)
+            if start < stop:
+                ranges.add((start, stop))
+                outcomes.append(located.how)
+                continue
+            located = Fault("no_tokens", "the tokenizer finds no token in the answer")
+        faults.append(located)
+        outcomes.append(located.reason)
+    return GoldTokens(ranges, outcomes, faults[0] if faults and not ranges else None)
 
 
 def locate(document: str, answer: str, start_char: int | None) -> Located | Fault:

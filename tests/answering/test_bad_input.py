@@ -248,12 +248,12 @@ def test_columns_whose_names_the_job_uses_itself_are_refused(tmp_path: Path, mod
         ),
         (
             [QUESTION, QUESTION | {"document_id": None}],
-            ["'q' is asked of every document and also of 'a'; give one of them another id"],
+            ["'q' is asked about every document and also of 'a'; give one of them another id"],
         ),
-        ([TO_ALL] * 3, ["'q' occurs 3 times among those asked of every document; give each its own id"]),
+        ([TO_ALL] * 3, ["'q' occurs 3 times among those asked about every document; give each its own id"]),
         (
             [TO_ALL, {"question_id": "r", "question": None}],
-            ["question 'r', asked of every document, has null as its text; write the question or drop the row"],
+            ["question 'r', asked about every document, has null as its text; write the question or drop the row"],
         ),
         ([TO_ALL | {"question": " \n"}], ["has a text of white space only; write the question or drop the row"]),
         (

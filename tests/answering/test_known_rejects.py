@@ -5,12 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from running import changed, raises_error, write_job
+from running import QUESTION, changed, raises_error, write_job
 
 from qa_ray.answering import job
+from qa_ray.answering import plan as plan_module
 from qa_ray.answering.job import check_job, checked_plan
 from qa_ray.answering.known_rejects import check_known_rejects, known_rejects
-from qa_ray.answering.plan import max_rejects
+from qa_ray.answering.plan import make_plan, max_rejects
 from qa_ray.errors import InputError
 
 LONG = "who " * 31  # the models' limit is 30 tokens
@@ -50,7 +51,7 @@ def test_a_question_to_all_that_is_too_long_is_an_error_before_the_run(tmp_path:
     for start in (check_job, job.answer_documents):
         with raises_error(
             InputError,
-            "questions: question 'long', asked of every document, has 31 tokens, more than "
+            "questions: question 'long', asked about every document, has 31 tokens, more than "
             "windows.max_question_tokens=30; raise it or truncate it with windows.long_questions=truncate",
         ):
             start(config)
@@ -85,3 +86,28 @@ def test_rejects_that_are_certain_are_counted_by_reason(tmp_path: Path, models):
 
 def test_a_sound_input_has_no_certain_rejects(tmp_path: Path, models):
     assert known_rejects(checked_plan(write_job(tmp_path, models["bert"]))) == Counter()
+
+
+FOREIGN = "ⵣⴰⵔ ⵏⵜⵜⴰ"
+
+
+def test_questions_without_a_known_word_are_certain_rejects(tmp_path: Path, models):
+    rows = [QUESTION | {"question_id": text, "question": text} for text in ("Who?", FOREIGN, "\u0301\u200b")]
+    plan = checked_plan(write_job(tmp_path, models["bert"], questions=rows))
+    assert known_rejects(plan) == {"question_unknown_words": 1, "question_no_tokens": 1}
+
+
+def test_a_question_to_all_without_a_known_word_is_an_error_before_the_run(tmp_path: Path, models):
+    config = write_job(tmp_path, models["bert"], questions=[{"question_id": "q", "question": FOREIGN}])
+    with raises_error(InputError, "questions: question 'q', asked about every document: the question has no word that"):
+        check_job(config)
+
+
+@pytest.mark.parametrize(("text", "warns"), [("Ada Vane built it.", False), (f"Ada Vane built it. {FOREIGN}", True)])
+def test_the_plan_warns_of_documents_with_many_unknown_words(
+    tmp_path: Path, models, monkeypatch: pytest.MonkeyPatch, text: str, warns: bool
+):
+    warnings: list[str] = []
+    monkeypatch.setattr(plan_module.LOG, "warning", lambda message, *values: warnings.append(message % values))
+    make_plan(write_job(tmp_path, models["bert"], documents(text), TO_ALL))
+    assert [("% of the tokens are unknown to the model's tokenizer" in line) for line in warnings] == [True] * warns

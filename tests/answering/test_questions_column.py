@@ -140,7 +140,7 @@ def test_the_estimate_counts_the_lists(tmp_path: Path, models):
 def test_the_plan_says_where_the_questions_come_from(tmp_path: Path, models):
     documents = documents_with([entry("a"), entry("b")], [])
     for questions, expected in (
-        ([{"question_id": "all", "question": "Who?"}], "1 asked of every document, in 1 file: 4 answers"),
+        ([{"question_id": "all", "question": "Who?"}], "1 asked about every document, in 1 file: 4 answers"),
         (None, "2 in the column 'questions': 2 answers"),
     ):
         config = listed_job(tmp_path / str(bool(questions)), models["bert"], documents, questions)

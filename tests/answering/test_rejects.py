@@ -153,7 +153,7 @@ def test_bad_rows_become_rejects_and_all_others_are_answered(tmp_path: Path, lar
 
 @pytest.mark.usefixtures("ray_session")
 def test_too_many_rejects_fail_the_job_and_a_higher_limit_commits_what_is_there(tmp_path: Path, models):
-    """With integer ids, renamed columns, a question asked of all documents, and a truncated question."""
+    """With integer ids, renamed columns, a question asked about all documents, and a truncated question."""
     documents = [
         {"nr": i, "body": "Ada Vane built it. " * i, "answer": "not ours", "title": f"no {i}"} for i in range(4)
     ]

@@ -25,7 +25,7 @@ ROW = {
     "num_windows_read": 1,
     "model_fingerprint": "f",
 }
-COUNTS = {"answers": 2, "documents": 1, "windows": 2, "tokens": 1000}
+COUNTS = {"answers": 2, "documents": 1, "windows": 2, "windows_read": 2, "tokens": 1000}
 
 
 @pytest.fixture
@@ -61,6 +61,17 @@ def test_answers_are_shown_with_counts_reasons_and_paths(tmp_path: Path, console
         f"exports/jsonl: {tmp_path}/exports/jsonl",
     ):
         assert part in text
+
+
+def test_windows_that_were_left_out_are_no_sign_of_an_interrupted_run(tmp_path: Path, console: Console):
+    config = check_config(
+        AnswerConfig, {"documents": "d", "questions": "q", "output": str(tmp_path), "preview": 0}, "test"
+    )
+    counts = COUNTS | {"windows": 200, "windows_read": 16, "rejects": 0, "rejects_by_reason": {}}
+    show_answers({"counts": counts, "windows_this_run": 16, "files": {}, "seconds": 2.0}, config, console)
+    text = " ".join(printed(console).split())
+    assert "(200 windows, 16 of them read, 1,000 tokens)" in text
+    assert "interrupted" not in text
 
 
 FIT = {

@@ -195,7 +195,7 @@ FAKE_JOB = """\
 import sys
 from qa_ray.answering import job
 from qa_ray.cli.main import main
-counts = {"answers": 0, "rejects": 0, "documents": 0, "windows": 0, "tokens": 0}
+counts = {"answers": 0, "rejects": 0, "documents": 0, "windows": 0, "windows_read": 0, "tokens": 0}
 files = {f"exports/{i}": [] for i in range(2000)}
 job.run_job = lambda config: ({"counts": counts, "files": files, "seconds": 0}, True)
 sys.exit(main(["answer", *sys.argv[1:]]))

@@ -26,7 +26,7 @@ from ray_cluster import RayCluster, ray_cluster
 from running import assert_same_answers, read_rows, write_config, write_job
 
 from qa_ray.answering.job import answer_documents
-from qa_ray.config import FinetuneConfig, check_config
+from qa_ray.config import CONFIGS, check_config
 from qa_ray.errors import ConfigError
 from qa_ray.runtime.submit import submit as submit_job
 
@@ -158,24 +158,31 @@ def test_paths_that_no_node_can_read_are_errors_before_anything_is_uploaded(tmp_
 
 
 @pytest.mark.parametrize(
-    ("settings", "named"),
+    ("verb", "settings", "named"),
     [
         (
+            "finetune",
             {"validation": {"documents": "local/documents", "questions": "s3://lake/validation"}},
             "validation.documents='local/",
         ),
-        ({"training": {"averaged_with": ["default", "org/on-the-hub", "second"]}}, "training.averaged_with='second'"),
+        (
+            "finetune",
+            {"training": {"averaged_with": ["default", "org/on-the-hub", "second"]}},
+            "training.averaged_with='second'",
+        ),
+        ("answer", {"windows": {"gate": "gate", "read": {"most": 8}}}, "windows.gate='gate'"),
+        ("answer", {"previous": ["s3://lake/monday", "out/tuesday"]}, "previous='out/tuesday'"),
     ],
 )
 def test_paths_within_a_section_are_checked_too(
-    settings: dict, named: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    verb: str, settings: dict, named: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     (tmp_path / "second").mkdir()
     monkeypatch.chdir(tmp_path)
     tables = {name: f"s3://lake/{name}" for name in ("documents", "questions", "output")}
-    config = check_config(FinetuneConfig, tables | settings, "test")
+    config = check_config(CONFIGS[verb], tables | settings, "test")
     with pytest.raises(ConfigError, match=f"{named}.* is a path on this machine; a cluster needs one that all"):
-        submit_job("finetune", config, "http://127.0.0.1:1", with_code=False)
+        submit_job(verb, config, "http://127.0.0.1:1", with_code=False)
 
 
 @pytest.mark.slow

@@ -20,7 +20,7 @@ from qa_ray.inference.windows import windows
 from qa_ray.model.settings import ReadRule
 
 WHO, WHEN = np.array([1, 2, 3], np.int32), np.array([4, 5], np.int32)
-CLAUSE = 50  # the word that stands in windows with an answer
+CLAUSE = 50  # the word in windows with an answer
 VOCABULARY = 60
 
 

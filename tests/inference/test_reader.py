@@ -1,7 +1,4 @@
-import pickle
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,58 +6,15 @@ import numpy as np
 import pytest
 import torch
 from models import TEST_FAMILIES, TEXT
-from transformers import AutoModelForQuestionAnswering, AutoTokenizer
+from transformers import AutoModelForQuestionAnswering
+from window_reference import DOCUMENT, QUESTIONS, RARE_WORDS, brute_force, each_window_alone, float32_reader, readable
 
 from qa_ray import Reader
 from qa_ray.errors import ConfigError, InputError, ModelError
-from qa_ray.gate.choice import best_windows
-from qa_ray.gate.lexical import bm25
-from qa_ray.inference.answers import answer_range
 from qa_ray.inference.batching import Logits, Pair, logits
 from qa_ray.inference.lexical_boost import lexical_match
 from qa_ray.inference.settings import InferenceSettings
-from qa_ray.schemas import Ranking, ReadableDocument
-
-DOCUMENT = (TEXT + "A literal </s> [SEP] <mask> is here 😀. ") * 2
-DOCUMENT += "The keeper of Ushant was Ada Vane. " + DOCUMENT
-QUESTIONS = ["Who built the lighthouse?", "它在哪里？", "When was the agreement signed, and by whom, and why?"]
-RARE_WORDS = "Who was the keeper of Ushant?"
-
-
-def float32_reader(folder: str, **settings: Any) -> Reader:
-    return Reader(folder, dtype="float32", **settings)
-
-
-def each_window_alone(folder: str, question: str, max_tokens: int, overlap: int) -> list[dict]:
-    """transformers' own windows and logits, one window at a time: the reference for everything here."""
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = AutoModelForQuestionAnswering.from_pretrained(folder).eval()
-    encoded = tokenizer(
-        question, DOCUMENT, truncation="only_second", max_length=max_tokens, stride=overlap,
-        return_overflowing_tokens=True, return_offsets_mapping=True, split_special_tokens=True,
-    )  # fmt: skip
-    reference, start_token = [], 0
-    for w, ids in enumerate(encoded["input_ids"]):
-        inputs = {name: torch.tensor([encoded[name][w]]) for name in tokenizer.model_input_names}
-        if model.config.model_type == "longformer":
-            first_separator = ids.index(tokenizer.sep_token_id)
-            inputs["global_attention_mask"] = (torch.arange(len(ids)) < first_separator).long()[None]
-        with torch.inference_mode():
-            output = model(**inputs)
-        tokens = [i for i, part in enumerate(encoded.sequence_ids(w)) if part == 1]
-        reference.append({
-            "first_token": start_token,
-            "offsets": [encoded["offset_mapping"][w][i] for i in tokens],
-            "start": output.start_logits[0, tokens],
-            "end": output.end_logits[0, tokens],
-            "null": (output.start_logits[0, 0], output.end_logits[0, 0]),
-        })  # fmt: skip
-        start_token += len(tokens) - overlap
-    return reference
-
-
-def readable(reader: Reader, *questions: str, document: str = DOCUMENT) -> ReadableDocument:
-    return ReadableDocument(document, reader.tokenizer(document), [reader.tokenizer.question(q) for q in questions])
+from qa_ray.schemas import Ranking
 
 
 def split(concatenated: Logits, pairs: list[Pair]) -> list[Logits]:
@@ -90,38 +44,6 @@ def test_logits_equal_transformers_on_each_window_alone(models: dict[str, str], 
             assert float(ours.null_end_W[w]) == pytest.approx(float(theirs["null"][1]), abs=1e-5 * scale)
 
 
-def brute_force(
-    reference: list[dict], longest: int, ranking: Ranking, lexical_T: np.ndarray
-) -> dict[tuple[int, int], float]:
-    """Every span of every window; each token's logit comes from the window that gives it the most context."""
-    last = max(w["first_token"] + len(w["start"]) for w in reference)
-    best: dict[int, tuple[float, float, float, tuple]] = {}
-    for window in reference:
-        first, length = window["first_token"], len(window["start"])
-        shift = window["null"] if ranking == "logit_minus_null" else (0.0, 0.0)
-        for t in range(length):
-            left = np.inf if first == 0 else t
-            right = np.inf if first + length == last else length - 1 - t
-            entry = (
-                min(left, right),
-                float(window["start"][t] - shift[0]),
-                float(window["end"][t] - shift[1]),
-                window["offsets"][t],
-            )
-            if first + t not in best or entry[0] > best[first + t][0]:
-                best[first + t] = entry
-    logit_by_span: dict[tuple[int, int], float] = {}
-    for window in reference:
-        tokens = range(window["first_token"], window["first_token"] + len(window["start"]))
-        for i in tokens:
-            for j in range(i, min(i + longest, tokens.stop)):
-                span = answer_range(DOCUMENT, best[i][3][0], best[j][3][1])
-                if span[0] < span[1]:
-                    logit = best[i][1] + best[j][2] + float(lexical_T[i] + lexical_T[j])
-                    logit_by_span[span] = max(logit_by_span.get(span, -np.inf), logit)
-    return logit_by_span
-
-
 @pytest.mark.parametrize("family", TEST_FAMILIES)
 @pytest.mark.parametrize(("ranking", "lexical_weight"), [("logit", 0), ("logit_minus_null", 0), ("logit", 0.5)])
 def test_the_n_best_equal_a_brute_force_search_over_all_spans_of_all_windows(
@@ -140,70 +62,6 @@ def test_the_n_best_equal_a_brute_force_search_over_all_spans_of_all_windows(
             assert DOCUMENT[span["start"] : span["end"]] == span["answer"]
         assert len({(span["start"], span["end"]) for span in answers}) == 30
         assert sum(span["score"] for span in answers) <= 1
-
-
-@pytest.mark.parametrize("family", TEST_FAMILIES)
-@pytest.mark.parametrize(("ranking", "lexical_weight"), [("logit", 0), ("logit_minus_null", 0.5)])
-@pytest.mark.parametrize("most", [1, 4])
-def test_of_a_document_read_in_part_the_n_best_equal_a_brute_force_search_over_the_windows_read(
-    models: dict[str, str], family: str, ranking: Ranking, lexical_weight: float, most: int
-):
-    settings = {"max_answer_tokens": 9, "ranking": ranking, "lexical_weight": lexical_weight}
-    reader = float32_reader(models[family], **settings, read={"most": most})
-    document = readable(reader, RARE_WORDS)
-    pair = reader.pair(document, document.questions[0], reader.settings)
-    chosen = best_windows(bm25(pair.document_ids_T, pair.question_ids, pair.windows), most)
-    reference = [each_window_alone(models[family], RARE_WORDS, 64, 16)[w] for w in chosen]
-    lexical_T = lexical_weight * lexical_match(pair.document_ids_T, pair.question_ids)
-    expected = brute_force(reference, 9, ranking, lexical_T)
-    by_logit = sorted(expected.values(), reverse=True)
-    answers = reader.answer(RARE_WORDS, DOCUMENT, top_k=20)
-    for rank, span in enumerate(answers):
-        assert expected[span["start"], span["end"]] == pytest.approx(by_logit[rank], abs=1e-4)
-        assert DOCUMENT[span["start"] : span["end"]] == span["answer"]
-    assert sum(span["score"] for span in answers) <= 1
-    ((fields,),) = reader.read([document])
-    assert (fields["num_windows"], fields["num_windows_read"]) == (len(pair.windows), most)
-
-
-def test_a_document_read_in_part_whose_windows_are_all_read_has_the_same_answers_bit_for_bit(models: dict[str, str]):
-    whole = float32_reader(models["longformer"])
-    document = readable(whole, *QUESTIONS)
-    for read in ({"most": 1000}, {"fraction": 1.0}):
-        assert float32_reader(models["longformer"], read=read).read([document]) == whole.read([document])
-
-
-def test_what_is_read_in_part_does_not_depend_on_the_other_documents_or_questions(models: dict[str, str]):
-    reader = float32_reader(models["bert"], read={"most": 2})
-    documents = [readable(reader, *QUESTIONS), readable(reader, RARE_WORDS, document=DOCUMENT[500:])]
-    together = reader.read(documents)
-    for document, answers in zip(documents, together, strict=True):
-        for question, answer in zip(document.questions, answers, strict=True):
-            ((alone,),) = reader.read([document._replace(questions=[question])])
-            assert (alone["start_char"], alone["num_windows_read"]) == (answer["start_char"], 2)
-            assert alone["score"] == pytest.approx(answer["score"], rel=1e-3)
-
-
-@pytest.mark.parametrize(
-    "read",
-    [
-        {"most": 0},
-        {"fraction": 0},
-        {"fraction": 1.5},
-        {"recall": 1},
-        {"most": 2, "recall": 0.5},
-        {"at_least": 3},
-        {},
-        "some",
-        3,
-        True,
-    ],
-)
-def test_a_rule_that_says_no_number_of_windows_is_refused(models: dict[str, str], read: Any):
-    with pytest.raises(
-        ConfigError, match=r"^read=.*: Input should be all, or how many windows: \{most: 8\}, \{fraction: 0"
-    ):
-        float32_reader(models["bert"], read=read)
 
 
 @pytest.mark.parametrize("ranking", ["logit", "logit_minus_null"])
@@ -411,24 +269,3 @@ def test_blanks_around_a_question_are_no_part_of_it(models: dict[str, str]):
 def test_a_text_without_a_known_word_is_refused(models: dict[str, str], question: str, document: str, message: str):
     with pytest.raises(InputError, match=message):
         float32_reader(models["bert"]).answer(question, document)
-
-
-def test_a_pickled_reader_answers_the_same(models: dict[str, str]):
-    reader = float32_reader(models["bert"], read={"most": 2}, n_best=3)
-    again = pickle.loads(pickle.dumps(reader))
-    assert again.settings == reader.settings
-    assert again.answer(QUESTIONS, DOCUMENT) == reader.answer(QUESTIONS, DOCUMENT)
-
-
-def test_a_forked_process_answers_with_the_reader_of_its_parent(models: dict[str, str]):
-    """In a process of its own, because a fork of one with many threads may hang for other reasons."""
-    code = f"""
-import os, sys, qa_ray
-reader = qa_ray.Reader({models["bert"]!r}, dtype="float32", threads=2)
-document = {DOCUMENT!r}
-before = reader.answer("Who built it?", document)
-if not (child := os.fork()):
-    os._exit(0 if abs(reader.answer("Who built it?", document)["score"] - before["score"]) < 1e-5 else 1)
-sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
-"""
-    assert subprocess.run([sys.executable, "-c", code], timeout=600, check=False).returncode == 0

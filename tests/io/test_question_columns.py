@@ -34,7 +34,7 @@ def test_a_column_that_the_config_names_must_be_in_the_questions_too(tmp_path: P
     with raises_error(
         InputError,
         f"questions: no column 'uuid', which columns.document_id names; there are question_id, question, {own}; ",
-        "name the questions' own with columns.question_document_id=…; if all are asked of every document, add a "
+        "name the questions' own with columns.question_document_id=…; if all are asked about every document, add a "
         "column 'uuid' of nulls",
     ):
         questions_of(tmp_path, [ONE | {own: "a"}], document_id="uuid")
@@ -53,7 +53,7 @@ def test_questions_without_a_column_that_could_name_a_document_are_asked_of_all(
 def test_a_column_that_may_name_the_document_is_pointed_out(tmp_path: Path):
     (note,) = questions_of(tmp_path, [ONE | {"doc_id": "a"}]).notes
     assert note == (
-        "questions: there is no column 'document_id', so each is asked of every document; if 'doc_id' names its "
+        "questions: there is no column 'document_id', so each is asked about every document; if 'doc_id' names its "
         "document, set columns.question_document_id=doc_id"
     )
 

@@ -161,7 +161,7 @@ def test_the_id_of_a_question_to_every_document_is_refused_for_a_single_document
         prepare(str(letters), f"{tmp_path}/out", questions=str(questions))
     questions.write_text('{"question": "Who?", "question_id": "q2"}\n{"question": "Where?"}\n')
     with pytest.raises(
-        InputError, match=r"'q2' occurs twice among those asked of every document: 'Who\?' and 'Where\?'"
+        InputError, match=r"'q2' occurs twice among those asked about every document: 'Who\?' and 'Where\?'"
     ):
         prepare(str(letters), f"{tmp_path}/out", questions=str(questions))
 

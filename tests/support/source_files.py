@@ -35,3 +35,9 @@ def paragraph(text: str, *qas: object, **more: object) -> dict[str, Any]:
 
 def qa(question_id: object, question: str = "Who?", **more: object) -> dict[str, Any]:
     return {"id": question_id, "question": question, **more}
+
+
+def write_lines(path: Path, lines: list[dict[str, Any]]) -> str:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(map(json.dumps, lines)))
+    return str(path)

@@ -78,9 +78,27 @@ def test_the_command_prints_what_a_recall_costs_and_the_setting_for_it(
 
 def test_a_gate_needs_a_question_with_answers_in_ten_documents(job: AnswerConfig, tmp_path: Path):
     few = write_job(tmp_path, job.model, *contracts(9))
-    with raises_error(InputError, "questions: none is asked of 10 documents with an answer (documents: 9", "{most: 8}"):
+    with raises_error(
+        InputError, "questions: none is asked about 10 documents with an answer (documents: 9", "{most: 8}"
+    ):
         fit_job(gate_config(few, tmp_path / "gate"))
     assert not (tmp_path / "gate").exists()
+
+
+def test_gold_and_texts_that_cannot_be_used_are_left_out_and_counted(job: AnswerConfig, tmp_path: Path):
+    documents, questions = contracts()
+    documents[1]["text"] = None
+    questions[2]["answers"] = [{"text": " ", "start_char": 0}]  # no answer
+    questions[3]["answers"] = [{"text": "nowhere", "start_char": 0}]
+    questions[4]["answers"] = None
+    questions[5]["question"] = "ⵣⴰⵔ"
+    bad = write_job(tmp_path, job.model, documents, questions)
+    fitted = fit_job(gate_config(bad, tmp_path / "gate"))
+    assert fitted.counts == {
+        "documents": 40, "questions": 36, "null_text": 1, "answer_not_found": 1, "no_gold": 1,
+        "question_unknown_words": 1,
+    }  # fmt: skip
+    assert len(fitted.fit.gate.held_out) == 36 - 5
 
 
 def test_a_file_in_the_way_of_the_gate_is_kept(job: AnswerConfig, tmp_path: Path):

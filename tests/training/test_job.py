@@ -35,7 +35,10 @@ from qa_ray.answering.job import answer_documents
 from qa_ray.config import FinetuneConfig, check_config
 from qa_ray.errors import ConfigError, InputError, ModelError, OutputError
 from qa_ray.evaluation.evaluate import evaluate
+from qa_ray.gate.fitted import FittedGate, no_answers
 from qa_ray.model.checkpoint import open_checkpoint
+from qa_ray.model.settings import ReadRule
+from qa_ray.model.tokenizer import Tokenizer
 from qa_ray.output.acquire import acquire_output
 from qa_ray.schemas import QUESTIONS
 from qa_ray.training.job import finetune
@@ -251,7 +254,11 @@ def test_without_epochs_the_weights_are_unchanged_and_the_scores_calibrated(
     (model / "qa_ray.json").write_text(json.dumps(json.loads((model / "qa_ray.json").read_text()) | miscalibrated))
     tables = repeated(tmp_path / "tables", 6)
     training = {"epochs": 0, "dtype": "float32"}
+    gate = FittedGate(Tokenizer(base["model"]).fingerprint, (), no_answers()).to_bytes()
+    (tmp_path / "gate.parquet").write_bytes(gate)
+    windows = {"read": {"most": 8}, "gate": str(tmp_path)}
     values = {**base, **tables, "model": str(model), "validation": {"metric": "cmrc"}, "training": training}
+    values["windows"] = windows
     calibrated = finetune(check_config(FinetuneConfig, values | {"output": str(tmp_path / "calibrated")}, "test"))
     assert calibrated["counts"]["validation_questions"] == 108
     assert "training_questions" not in calibrated["counts"]
@@ -263,6 +270,8 @@ def test_without_epochs_the_weights_are_unchanged_and_the_scores_calibrated(
     assert fitted.score_intercept == calibrated["fitted"]["after"]["score_intercept"] < 9
     assert calibrated["fitted"]["kept"] == {"no_answer_threshold": "no question without an answer"}
     assert fitted.lexical_weight == 0.25
+    assert fitted.read == ReadRule(most=8)  # and the gate is now the model's own
+    assert (tmp_path / "calibrated" / "model" / "gate.parquet").read_bytes() == gate
     assert_same_weights(tmp_path / "calibrated", base["output"], 0)
 
 

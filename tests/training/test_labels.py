@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 from qa_ray.inference.answers import answer_range
 from qa_ray.inference.windows import windows
+from qa_ray.io.row_checks import Fault
 from qa_ray.model.checkpoint import open_checkpoint
 from qa_ray.model.tokenizer import Tokenizer
-from qa_ray.training.labels import REACH_CHARS, Fault, Located, answer_tokens, labels, locate
+from qa_ray.training.labels import REACH_CHARS, Located, answer_tokens, labels, locate
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 DOCUMENT = "Ada Vane built it. Ada Vane sold it. " + "-" * 2 * REACH_CHARS + " Ida Crow bought it."

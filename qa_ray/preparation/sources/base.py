@@ -17,7 +17,7 @@ from qa_ray.preparation.values import Row
 
 
 class SourceRecord(NamedTuple):
-    """A document with its questions; without a document, the questions are asked of every document.
+    """A document with its questions; without a document, the questions are asked about every document.
 
     ``document`` has ``document_id`` and ``text`` (str or None); ``questions`` are rows as ``question_row`` makes them,
     whose ``document_id`` prepare fills in. Either may have the extra columns that the stream declares. With a ``fault``

@@ -30,8 +30,8 @@ from qa_ray.preparation.values import Row
 def read(uri: str, *, questions: str | None = None, encoding: str | None = None) -> RecordStream:
     """Every text file at ``uri``, and the questions of the file ``questions`` (.txt, JSON lines, CSV or Parquet).
 
-    Questions without a ``document_id`` are asked of every document. The file of questions may be in the same folder: it
-    is not read as a document. A file that is neither UTF-8 nor ``encoding`` is rejected with its questions.
+    Questions without a ``document_id`` are asked about every document. The file of questions may be in the same
+    folder: it is not read as a document. A file that is neither UTF-8 nor ``encoding`` is rejected with its questions.
     """
     files = source_files(uri, TEXT_SUFFIXES)
     question_rows, question_fields = [], []
